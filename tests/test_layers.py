@@ -1,0 +1,68 @@
+"""The package reads top to bottom: a module imports only from the layers above its own."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "grit_lite"
+
+# One line per layer. This list is the architecture; the tree in the README repeats it for people.
+LAYERS = [
+    ["errors", "compat"],
+    ["boxes", "recipe"],
+    ["answer"],
+    ["tiny"],
+    ["triplets"],
+    ["scorers"],
+    ["rewards"],
+    ["attacks"],
+    ["backends"],
+    ["run"],
+    ["trainer", "evaluate", "report"],
+    ["screen", "chat"],
+    ["training"],
+    ["cli"],
+]
+DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
+HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
+LIGHT = ["errors", "compat", "boxes", "recipe", "answer", "triplets", "scorers", "rewards", "attacks", "run", "report", "screen", "cli"]
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def layer_name(path: Path) -> str:
+    """`backends/unsloth.py` and `backends/__init__.py` both belong to the layer of `backends`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: write absolute imports, so that this test can see them"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_from_layers_above_its_own(path):
+    me = layer_name(path)
+    assert me in DEPTH, f"{me} has no layer yet: add it to LAYERS and to the tree in the README"
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("grit_lite.")} - {me, "__version__"}
+    assert used <= DEPTH.keys(), f"{me} imports {used - DEPTH.keys()} from the package root; import its module"
+    backwards = sorted(name for name in used if DEPTH[name] >= DEPTH[me])
+    assert not backwards, f"{me} (layer {DEPTH[me]}) may not import {backwards}"
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_module_does_not_wait_for_torch(name):
+    heavy = {used.split(".")[0] for used in imports(PACKAGE / f"{name}.py", top_level_only=True)} & HEAVY
+    assert not heavy, f"{name}.py imports {sorted(heavy)} at the top; import them inside the function that needs them"
+
+
+def test_only_one_file_may_import_unsloth():
+    users = {str(path.relative_to(PACKAGE)) for path in SOURCES if {name.split(".")[0] for name in imports(path)} & {"unsloth"}}
+    assert users <= {"backends/unsloth.py"}
