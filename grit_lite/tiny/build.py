@@ -160,9 +160,8 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
 
     vocabulary, merges = _words()
     for left, right in _number_merges():
-        if left + right not in vocabulary:
-            vocabulary[left + right] = len(vocabulary)
-            merges.append((left, right))
+        vocabulary.setdefault(left + right, len(vocabulary))
+        merges.append((left, right))
     tokenizer = _splitting(Tokenizer(models.BPE(vocab=vocabulary, merges=merges)))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in TAGS])
@@ -224,8 +223,13 @@ def _without_digits(text: str) -> str:
 
 
 def _number_merges() -> Iterator[tuple[str, str]]:
+    """Every way in which the digits of 10 to 255 may come together, so that each number ends as one token."""
     yield from ((str(tens), str(ones)) for tens in range(1, 10) for ones in range(10))
-    yield from ((str(number // 10), str(number % 10)) for number in range(100, 256))
+    for number in range(100, 256):
+        digits = str(number)
+        yield digits[:2], digits[2]
+        if digits[1] != "0":  # "110" may first become "1" and "10"
+            yield digits[0], digits[1:]
 
 
 def _splitting(tokenizer: "Tokenizer") -> "Tokenizer":
