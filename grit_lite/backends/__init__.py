@@ -1,0 +1,161 @@
+"""MODEL: the seam between this package and whatever library runs the model.
+
+A backend loads one vision-language model and its processor, attaches a LoRA adapter, generates, saves, and hands out
+the trainer classes to build on. Everything above this line of the layer list speaks only this protocol.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from PIL import Image
+
+from grit_lite.answer import PROMPTS, PromptTemplate
+from grit_lite.boxes import BoxSpace, Size
+from grit_lite.errors import ModelError
+from grit_lite.recipe import Recipe
+from grit_lite.tiny import WEIGHTS
+
+SPEC_FILE = "grit_lite.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image and the user text about it, as `PromptTemplate.render` wrote it."""
+
+    image: Image.Image
+    text: str
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One completion.
+
+    Attributes:
+        text: without special tokens.
+        tokens: how many were generated, the end token included.
+        finished: whether it ended by itself, rather than at the limit.
+        resized: (width, height) in pixels of the image as the model saw it.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    resized: Size
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """How a model reads questions and writes boxes; travels as `grit_lite.json` beside weights and adapters."""
+
+    family: str
+    box_space: BoxSpace
+    prompts: PromptTemplate
+
+    def save(self, folder: Path, **extra: Any) -> None:
+        prompt = {"grounded": self.prompts.grounded, "direct": self.prompts.direct}
+        values = {"family": self.family, "box_space": str(self.box_space), "prompt": prompt, **extra}
+        (folder / SPEC_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+# What a family does when its folder says nothing (grit-lite's own adapters always say).
+FAMILIES = {
+    "qwen2_5_vl": ModelSpec("qwen2_5_vl", BoxSpace.RESIZED_PIXELS, PROMPTS["qwen2_5_vl"]),
+    "qwen3_vl": ModelSpec("qwen3_vl", BoxSpace.NORM1000, PROMPTS["qwen3_vl"]),
+    "internvl": ModelSpec("internvl", BoxSpace.NORM1000, PROMPTS["internvl"]),
+}
+
+
+class Backend(Protocol):
+    """One loaded model. `spec` says how it reads and writes; `model` and `processor` are the library's own objects."""
+
+    name: str
+    spec: ModelSpec
+    model: Any
+    processor: Any
+
+    def attach_lora(self, recipe: Recipe) -> None:
+        """Put a fresh, seeded, trainable adapter on the model."""
+
+    def trainer_types(self) -> tuple[type, type]:
+        """(GRPOConfig, GRPOTrainer), looked up after loading because some libraries rebind them."""
+        ...
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        use_adapter: bool = True,
+        batch_size: int = 32,
+    ) -> list[Generated]:
+        """One completion for each request, in order; temperature 0 is greedy."""
+        ...
+
+    def stream(
+        self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
+    ) -> Iterator[str]:
+        """The pieces of one completion, as they come."""
+        ...
+
+    def resized(self, image: Image.Image) -> Size:
+        """(width, height) in pixels of `image` as the model sees it."""
+        ...
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write the adapter in PEFT's format, with its `grit_lite.json`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for `run.json`: model, device, dtype, parameters, versions."""
+        ...
+
+
+def open_backend(recipe: Recipe, adapter: Path | None = None) -> Backend:
+    """The model of a recipe, loaded; with a trained adapter on it where one is given.
+
+    Raises:
+        ModelError: the model is nowhere to be found, or cannot be loaded on this machine.
+    """
+    from grit_lite.backends.plain import PlainBackend
+
+    return PlainBackend(recipe, adapter)
+
+
+def model_location(model: str) -> str:
+    """What `from_pretrained` is to be asked for.
+
+    Raises:
+        ModelError: the name is neither 'tiny', nor a folder, nor of the form owner/name.
+    """
+    if model == "tiny":
+        return str(WEIGHTS)
+    if Path(model).is_dir():
+        return model
+    if model.count("/") != 1 or model.startswith((".", "/", "~")) or model.endswith("/"):
+        raise ModelError(
+            f"There is no model '{model}': it is not 'tiny', no folder of that name exists here, and a name on the "
+            "model hub looks like owner/name, for example Qwen/Qwen2.5-VL-3B-Instruct."
+        )
+    return model
+
+
+def read_spec(folder: Path) -> ModelSpec | None:
+    """The model spec that a folder carries, or None where it carries none.
+
+    Raises:
+        ModelError: the file is there and cannot be used.
+    """
+    path = folder / SPEC_FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        prompts = PromptTemplate(**values["prompt"])
+        return ModelSpec(values["family"], BoxSpace(values["box_space"]), prompts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path} is not a usable model spec: {error!r}. Delete it to use the family's default."
+        ) from error

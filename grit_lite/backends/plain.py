@@ -1,0 +1,285 @@
+"""The plain backend: transformers, PEFT and bitsandbytes as they come, on a CPU or on CUDA."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from grit_lite.backends import FAMILIES, Generated, ModelSpec, Request, model_location, read_spec
+from grit_lite.boxes import Size
+from grit_lite.compat import ensure_torchvision_ops
+from grit_lite.errors import ModelError
+from grit_lite.recipe import Recipe
+
+ensure_torchvision_ops()
+# On a CPU bitsandbytes reports at every start that an optional kernel from a hub is not installed.
+logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+
+from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    TextIteratorStreamer,
+    set_seed,
+)
+from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+disable_progress_bar()  # our own screen says what happens
+
+# A sampled vision token would ask for image features that do not exist, and end the next forward pass.
+VISION_TOKENS = (
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<IMG_CONTEXT>",
+    "<img>",
+    "</img>",
+)
+
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv", "proj")
+_MLP = ("gate_proj", "up_proj", "down_proj", "linear_fc1", "linear_fc2", "fc1", "fc2")
+_TOWERS = {"language": r"language_model\.", "vision": r"(?:visual|vision_tower)\."}
+
+
+class PlainBackend:
+    """See `Backend`."""
+
+    name = "plain"
+
+    def __init__(self, recipe: Recipe, adapter: Path | None = None) -> None:
+        self.recipe = recipe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.dtype = _dtype(recipe.dtype, self.device)
+        location = model_location(recipe.model)
+        self.processor = self._load_processor(location)
+        self.model: Any = self._load_model(location)
+        self.spec = self._find_spec(location, adapter)
+        if adapter is not None:
+            self.model = _load_adapter(self.model, adapter)
+        self.model.eval()
+
+    def _load_model(self, location: str) -> Any:
+        quantization = None
+        if self.recipe.load_in_4bit:
+            quantization = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=self.dtype,
+                # the vision tower and the head are small and sensitive
+                llm_int8_skip_modules=["visual", "vision_tower", "lm_head"],
+            )
+        with _explained(location):
+            return AutoModelForImageTextToText.from_pretrained(
+                location,
+                revision=self.recipe.revision,
+                dtype=self.dtype,
+                quantization_config=quantization,
+                attn_implementation="sdpa",
+                device_map={"": self.device},
+            )
+
+    def _load_processor(self, location: str) -> Any:
+        with _explained(location):
+            processor = AutoProcessor.from_pretrained(location, revision=self.recipe.revision)
+        processor.tokenizer.padding_side = "left"
+        size = processor.image_processor.size
+        if "longest_edge" in size:  # the Qwen family states both as a number of pixels
+            size["longest_edge"] = min(size["longest_edge"], self.recipe.max_pixels)
+            size["shortest_edge"] = min(size["shortest_edge"], size["longest_edge"])
+        return processor
+
+    def _find_spec(self, location: str, adapter: Path | None) -> ModelSpec:
+        found = (
+            (adapter and read_spec(adapter)) or read_spec(Path(location)) or FAMILIES.get(self.model.config.model_type)
+        )
+        if found is None:
+            raise ModelError(
+                f"{location} is of the class '{self.model.config.model_type}', which grit-lite does not know how to "
+                f"prompt. Known: {', '.join(FAMILIES)}. A grit_lite.json in the model's folder can say how."
+            )
+        return found
+
+    def attach_lora(self, recipe: Recipe) -> None:
+        set_seed(recipe.seed)  # the adapter's initial weights are drawn here
+        lora = LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=recipe.lora_alpha,
+            lora_dropout=0.0,  # with dropout the completions of a group could not share one pass over their prompt
+            bias="none",
+            target_modules=lora_targets(recipe),
+            task_type="CAUSAL_LM",
+        )
+        self.model = get_peft_model(self.model, lora)
+
+    def trainer_types(self) -> tuple[type, type]:
+        from trl import GRPOConfig, GRPOTrainer
+
+        return GRPOConfig, GRPOTrainer
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        use_adapter: bool = True,
+        batch_size: int = 32,
+    ) -> list[Generated]:
+        done: list[Generated] = []
+        with self._adapter(use_adapter):
+            for start in range(0, len(requests), batch_size):
+                batch = self._encode(requests[start : start + batch_size])
+                with torch.no_grad():
+                    tokens = self.model.generate(**batch, **self._sampling(max_new_tokens, temperature))
+                done += self._decode(
+                    tokens[:, batch["input_ids"].shape[1] :], self._seen_sizes(batch, requests[start:])
+                )
+        return done
+
+    def stream(
+        self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
+    ) -> Iterator[str]:
+        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        options = {**self._encode([request]), **self._sampling(max_new_tokens, temperature), "streamer": streamer}
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                with torch.no_grad(), self._adapter(use_adapter):
+                    self.model.generate(**options)
+            except BaseException as error:  # noqa: BLE001  carried to the thread that reads, which raises it
+                failures.append(error)
+                streamer.end()
+
+        worker = threading.Thread(target=work, daemon=True)
+        worker.start()
+        yield from streamer
+        worker.join()
+        if failures:
+            raise failures[0]
+
+    def resized(self, image: Image.Image) -> Size:
+        batch = self.processor.image_processor(images=[image], return_tensors="pt")
+        return self._seen_sizes(batch, [Request(image, "")])[0]
+
+    def save_adapter(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
+        self.spec.save(folder, model=self.recipe.model)
+
+    def describe(self) -> dict[str, Any]:
+        parameters = list(self.model.parameters())
+        return {
+            "backend": self.name,
+            "model": self.recipe.model,
+            "family": self.spec.family,
+            "box_space": str(self.spec.box_space),
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "load_in_4bit": self.recipe.load_in_4bit,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+            "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "bitsandbytes")},
+        }
+
+    def suppressed_tokens(self) -> list[int]:
+        """Token ids that must never be sampled."""
+        vocabulary = self.processor.tokenizer.get_vocab()
+        return [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
+
+    def _adapter(self, use_adapter: bool) -> contextlib.AbstractContextManager:
+        if use_adapter or not isinstance(self.model, PeftModel):
+            return contextlib.nullcontext()
+        return self.model.disable_adapter()
+
+    def _encode(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+        turns = [{"type": "image"}, {"type": "text"}]
+        texts = [
+            self.processor.apply_chat_template(
+                [{"role": "user", "content": [turns[0], {**turns[1], "text": request.text}]}],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for request in requests
+        ]
+        images = [[request.image] for request in requests]
+        return self.processor(images=images, text=texts, padding=True, return_tensors="pt").to(self.device)
+
+    def _sampling(self, max_new_tokens: int, temperature: float) -> dict[str, Any]:
+        options = {
+            "max_new_tokens": max_new_tokens,
+            "suppress_tokens": self.suppressed_tokens(),
+            "disable_compile": True,
+        }
+        if temperature > 0:
+            return {**options, "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        return {**options, "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+
+    def _decode(self, tokens: torch.Tensor, sizes: Sequence[Size]) -> list[Generated]:
+        """tokens: (B, C), right-padded after the end token."""
+        ends = self.model.generation_config.eos_token_id
+        is_end = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
+        finished = is_end.any(dim=1)
+        lengths = torch.where(finished, is_end.int().argmax(dim=1) + 1, tokens.shape[1])
+        texts = [
+            self.processor.tokenizer.decode(row[:length], skip_special_tokens=True)
+            for row, length in zip(tokens, lengths.tolist(), strict=True)
+        ]
+        return [
+            Generated(*row) for row in zip(texts, lengths.tolist(), finished.tolist(), sizes[: len(texts)], strict=True)
+        ]
+
+    def _seen_sizes(self, batch: Any, requests: Sequence[Request]) -> list[Size]:
+        if "image_grid_thw" not in batch:  # InternVL cuts tiles; its boxes are in 0-1000 whatever the size
+            return [request.image.size for request in requests]
+        patch = self.processor.image_processor.patch_size
+        return [(width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist()]
+
+
+def lora_targets(recipe: Recipe) -> str:
+    """A regular expression, matched against whole module names, for the linear layers that carry LoRA."""
+    names = (_ATTENTION if "attention" in recipe.lora_parts else ()) + (_MLP if "mlp" in recipe.lora_parts else ())
+    towers = [_TOWERS[part] for part in recipe.lora_parts if part in _TOWERS]
+    if not names or not towers:
+        raise ModelError(
+            f"lora_parts is {list(recipe.lora_parts)}: name at least one of language and vision, and at least one of "
+            "attention and mlp."
+        )
+    return rf".*(?:{'|'.join(towers)}).*\.(?:{'|'.join(names)})"
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def _load_adapter(model: Any, adapter: Path) -> Any:
+    try:
+        return PeftModel.from_pretrained(model, adapter)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"The adapter in {adapter} does not load on this model: {error}") from error
+
+
+@contextlib.contextmanager
+def _explained(location: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        hint = (
+            "The folder must hold config.json, *.safetensors and the processor's files."
+            if Path(location).is_dir()
+            else "Check the name, the network, and HF_HUB_OFFLINE; a model that is not cached needs the hub once."
+        )
+        raise ModelError(f"The model {location} cannot be loaded: {error}\n{hint}") from error

@@ -1,0 +1,205 @@
+"""The commands. Each explains itself in `--help`; results go to stdout, progress and errors to stderr.
+
+Nothing heavy is imported before a command needs it, so that `--help` and usage errors are instant.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grit_lite import __version__
+from grit_lite.errors import DataError, GritLiteError, UsageError
+from grit_lite.recipe import load_recipe, recipe_files
+
+app = typer.Typer(
+    name="grit-lite",
+    help="Teach a vision-language model to think with boxes, on one GPU (GRIT, arXiv 2505.15879).",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read, and nothing else.")]
+Out = Annotated[
+    Path | None, typer.Option("--output", "-o", help="The run folder.", show_default="runs/<recipe>-<time>")
+]
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"grit-lite {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    triplets: Annotated[int | None, typer.Option(help="How many image-question-answer triplets to draw.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="A recipe that comes with grit-lite, or a .yaml file.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; as often as you like.")] = None,
+    output: Out = None,
+    bad_rows: Annotated[str | None, typer.Option(help="'refuse' or 'skip' rows of the data that are bad.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train on a few triplets: question, image, answer; no chains, no boxes.
+
+    Example: [bold]grit-lite train --triplets 20[/bold]
+    """
+    from grit_lite.run import Run, new_folder
+
+    if resume:
+        run = _run_to_resume(output, triplets, recipe, settings)
+    else:
+        name = recipe or _default_recipe()
+        chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
+        if dry_run:
+            return _print_recipe(chosen.model_dump(mode="json"), as_json)
+        run = Run.create(output or new_folder(chosen), chosen)
+
+    from grit_lite.training import train as carry_out
+
+    err.print(Text(f"Run folder: {run.folder}"))
+    result = carry_out(run, as_json=as_json)
+    if as_json:
+        print(json.dumps({"event": "done", **result}, ensure_ascii=False))
+    else:
+        _print_outcome(run.folder, result["evaluation"])
+    return None
+
+
+def _run_to_resume(output: Path | None, *others: Any) -> Any:
+    from grit_lite.run import Run
+
+    if output is None:
+        raise UsageError("--resume needs the folder of the run to go on with: --output runs/NAME.")
+    if any(others):
+        raise UsageError(
+            "--resume goes on with the recipe of the run folder; leave out --triplets, --recipe and --set."
+        )
+    return Run.resume(output)
+
+
+def _default_recipe() -> str:
+    err.print(Text("Recipe: tiny (the embedded model; it trains on this machine's CPU in minutes). Choose: --recipe."))
+    return "tiny"
+
+
+def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:
+    if evaluation is not None:
+        from grit_lite.evaluate import table
+
+        out.print(table(evaluation))
+    out.print(Text(f"Report: {folder / 'report.html'}", overflow="fold"))
+    out.print(Text(f"Ask it: grit-lite chat IMAGE --model {folder}", overflow="fold"))
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    questions: Annotated[int | None, typer.Option(help="How many held-out questions.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run on held-out scenes, base beside tuned, with intervals.
+
+    Example: [bold]grit-lite eval runs/tiny-20260102-030405[/bold]
+    """
+    from grit_lite.training import evaluate_again
+
+    result = evaluate_again(run, questions)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        _print_outcome(run, result)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write report.html again: one page, no network.
+
+    Example: [bold]grit-lite report runs/tiny-20260102-030405[/bold]
+    """
+    from grit_lite.report import write_report
+
+    if not (run / "run.json").is_file():
+        raise UsageError(f"{run} is not a run folder: it has no run.json.")
+    print(write_report(run))
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the recipes that come with grit-lite."""
+    first_lines = {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in recipe_files().items()}
+    if as_json:
+        print(json.dumps(first_lines))
+        return
+    grid = Table.grid(padding=(0, 2))
+    for name, line in first_lines.items():
+        grid.add_row(Text(name, style="bold"), line)
+    out.print(grid)
+
+
+@data_app.command()
+def check(
+    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', or 'hf:NAME'.")],
+    as_json: Json = False,
+) -> None:
+    """List every bad row of a data set as file:line: reason.
+
+    Example: [bold]grit-lite data check my/triplets.jsonl[/bold]
+    """
+    from grit_lite.triplets import load
+
+    loaded = load(path)
+    rows = [{"file": row.file, "line": row.line, "reason": row.reason} for row in loaded.bad_rows]
+    if as_json:
+        print(json.dumps({"good": len(loaded.triplets), "bad": rows, "sha256": loaded.sha256}, ensure_ascii=False))
+    else:
+        for row in loaded.bad_rows:
+            out.print(Text(str(row), overflow="fold"), soft_wrap=True)
+    if rows:
+        raise DataError(f"{path}: {len(rows)} of {len(rows) + len(loaded.triplets)} rows are bad.")
+    if not as_json:
+        out.print(Text(f"{path}: {len(loaded.triplets)} triplets, all good."))
+
+
+def _print_recipe(values: dict[str, Any], as_json: bool) -> None:
+    import yaml
+
+    print(json.dumps(values) if as_json else yaml.safe_dump(values, sort_keys=False, allow_unicode=True), end="")
+
+
+def main() -> None:
+    """The `grit-lite` command: every error is one message and an exit code; tracebacks only with --debug."""
+    try:
+        app(prog_name="grit-lite")
+    except GritLiteError as error:
+        if "--debug" in sys.argv:
+            raise
+        err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        err.print(
+            Text(f"error: this is a bug in grit-lite: {type(error).__name__}: {error}\nRun again with --debug first."),
+            soft_wrap=True,
+        )
+        sys.exit(1)

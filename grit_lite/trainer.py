@@ -1,0 +1,317 @@
+"""GRPO-GR: TRL's GRPO trainer with GRIT's rewards, in the few overrides that it takes.
+
+The loss, the reference pass with the adapter switched off, generation, optimizer and schedule are TRL's. What is ours:
+which prompt comes at which step, the scoring of completions, one row of metrics a step, checkpoints that cannot be half
+written, and a stop before the first number that is not finite reaches the weights.
+
+Every random draw of a step starts from (seed, step). A resumed run therefore needs no saved generator state to continue
+as if it had never stopped, and the order of prompts is fixed for the whole run before it starts.
+"""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from grit_lite.answer import has_valid_format, parse
+from grit_lite.backends import Backend
+from grit_lite.errors import Diverged
+from grit_lite.recipe import Recipe
+from grit_lite.rewards import Scorer, valid_boxes
+from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
+from grit_lite.triplets import Triplet
+
+# GRIT's loss (arXiv 2505.15879, section 3; grpo-gr/ of the released code): on-policy, k3 KL, advantages divided by the
+# group's deviation, mean over a completion's tokens, then over completions. The others are TRL's names for theirs:
+# Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071).
+LOSSES: dict[str, dict[str, Any]] = {
+    "grit": {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token"},
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none", "importance_sampling_level": "token"},
+    "dapo": {"loss_type": "dapo", "scale_rewards": "group", "importance_sampling_level": "token", "epsilon_high": 0.28},
+    "gspo": {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "sequence"},
+}
+
+
+def prompt_order(triplets: int, prompts: int, seed: int) -> list[int]:
+    """Which triplet stands at each prompt of the whole run: one shuffled pass over all of them after another."""
+    generator = torch.Generator().manual_seed(seed)
+    passes = -(-prompts // triplets)
+    order = [index for _ in range(passes) for index in torch.randperm(triplets, generator=generator).tolist()]
+    return order[:prompts]
+
+
+def prompt_dataset(triplets: Sequence[Triplet], backend: Backend, recipe: Recipe) -> Dataset:
+    """One row for each prompt of the run, in order; images are read when a row is."""
+    order = prompt_order(len(triplets), recipe.steps * recipe.prompts_per_step, recipe.seed)
+
+    def render(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
+        rows = [triplets[index] for index in batch["triplet"]]
+        texts = [backend.spec.prompts.render(row.question, style="grounded") for row in rows]
+        return {
+            "triplet": batch["triplet"],
+            "prompt": [[{"role": "user", "content": text}] for text in texts],
+            "images": [[row.load_image()] for row in rows],
+        }
+
+    return Dataset.from_dict({"triplet": order}).with_transform(render)
+
+
+class CompletionScorer:
+    """TRL's reward function: scores completions and keeps what became of each for the run folder."""
+
+    __name__ = "total"
+
+    def __init__(self, triplets: Sequence[Triplet], backend: Backend, scorer: Scorer) -> None:
+        self.triplets = triplets
+        self.backend = backend
+        self.scorer = scorer
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def __call__(
+        self, completion_ids: Sequence[Sequence[int]], triplet: Sequence[int], trainer_state: Any, **_: Any
+    ) -> list[float | None]:
+        started = time.perf_counter()
+        texts = self.backend.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
+        step = trainer_state.global_step + 1
+        columns = zip(texts, completion_ids, triplet, strict=True)
+        self.rows = [self._row(step, text, ids, index) for text, ids, index in columns]
+        self.seconds = time.perf_counter() - started
+        return [row["scores"]["total"] for row in self.rows]
+
+    def _row(self, step: int, text: str, ids: Sequence[int], index: int) -> dict[str, Any]:
+        triplet, resized = self.triplets[index], self._resized(index)
+        space = self.backend.spec.box_space
+        answer = parse(text)
+        boxes = valid_boxes(answer, image_size=space.extent(resized))
+        return {
+            "step": step,
+            "triplet": triplet.id,
+            "image": f"images/{triplet.id}.png",
+            "question": triplet.question,
+            "gold": triplet.answer,
+            "dataset": triplet.dataset,
+            "completion": text,
+            "tokens": len(ids),
+            "valid_format": has_valid_format(answer),
+            "boxes": [space.to_pixels(box, original=triplet.size, resized=resized) for box in boxes],
+            "scores": self.scorer(text, triplet, completion_ids=ids, image_size=space.extent(resized)),
+        }
+
+    def _resized(self, index: int) -> tuple[int, int]:
+        if index not in self._sizes:
+            self._sizes[index] = self.backend.resized(self.triplets[index].load_image())
+        return self._sizes[index]
+
+
+def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[str, Any], group: int) -> dict[str, Any]:
+    """What one step amounted to; nothing in it depends on the clock.
+
+    Args:
+        samples: the step's rows, groups of `group` in a row, each with its advantage.
+        logs: what TRL logged of the same step.
+    """
+    terms = {f"reward/{term}": _mean(row["scores"][term] for row in samples) for term in samples[0]["scores"]}
+    groups = [samples[start : start + group] for start in range(0, len(samples), group)]
+    return {
+        "step": step,
+        "reward": terms.pop("reward/total"),
+        **terms,
+        "groups_that_teach": _mean(any(row["advantage"] != 0 for row in rows) for rows in groups),
+        "valid_format": _mean(row["valid_format"] for row in samples),
+        "completion_tokens": _mean(row["tokens"] for row in samples),
+        "kl": logs.get("kl"),
+        "loss": logs["loss"],
+        "grad_norm": logs["grad_norm"],
+        "lr": logs["learning_rate"],
+    }
+
+
+def _mean(values: Any) -> float | None:
+    """The mean of what is there; None where every sample abstained."""
+    known = [float(value) for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def build_trainer(
+    backend: Backend,
+    recipe: Recipe,
+    triplets: Sequence[Triplet],
+    run: Run,
+    scorer: Scorer,
+    *,
+    on_step: Callable[[dict[str, Any], dict[str, Any], list[dict[str, Any]]], None],
+    stop_requested: Callable[[], bool],
+) -> Any:
+    """A trainer on the backend's own trainer class, which exists only once the backend has been opened.
+
+    Args:
+        on_step: called after each step with its row of metrics, its row of timing, and its samples.
+        stop_requested: asked after each step; True ends training with a checkpoint.
+    """
+    config_type, base = backend.trainer_types()
+    total = recipe.prompts_per_step * recipe.group_size
+    per_pass = recipe.completions_per_pass or total
+    on_cuda = next(backend.model.parameters()).device.type == "cuda"
+    # Every value that decides a result is passed, because the backends' libraries differ in their defaults.
+    arguments = {
+        "output_dir": str(run.staging),
+        "max_steps": recipe.steps,
+        "per_device_train_batch_size": per_pass,
+        "gradient_accumulation_steps": total // per_pass,
+        "steps_per_generation": total // per_pass,
+        "num_generations": recipe.group_size,
+        "num_iterations": 1,
+        "max_completion_length": recipe.max_completion_tokens,
+        "temperature": recipe.temperature,
+        "top_p": recipe.top_p,
+        "top_k": recipe.top_k,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+        "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
+        "beta": recipe.beta,
+        "epsilon": 0.2,
+        "mask_truncated_completions": False,
+        **LOSSES[recipe.loss],
+        "learning_rate": recipe.learning_rate,
+        "lr_scheduler_type": recipe.lr_schedule,
+        "warmup_steps": recipe.warmup_steps,
+        "optim": "adamw_torch",
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "gradient_checkpointing": recipe.gradient_checkpointing,
+        "bf16": on_cuda and backend.model.dtype is torch.bfloat16,
+        "fp16": on_cuda and backend.model.dtype is torch.float16,
+        "use_cpu": not on_cuda,
+        "use_vllm": False,
+        "shuffle_dataset": False,  # `prompt_order` is the order
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": False,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would replace a NaN loss by the running mean, in the logs only
+        "save_strategy": "steps",
+        "save_steps": recipe.save_every,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "log_completions": False,
+    }
+    config = config_type(**arguments)
+    completion_scorer = CompletionScorer(triplets, backend, scorer)
+    trainer = _trainer_class(base)(
+        model=backend.model,
+        args=config,
+        reward_funcs=[completion_scorer],
+        train_dataset=prompt_dataset(triplets, backend, recipe),
+        processing_class=backend.processor,
+    )
+    trainer.connect(run, recipe, completion_scorer, on_step, stop_requested)
+    return trainer
+
+
+def _trainer_class(base: type) -> type:
+    """The trainer, as a subclass of whichever GRPOTrainer the backend handed out."""
+    from transformers import PrinterCallback, TrainerCallback, set_seed
+
+    class Guard(TrainerCallback):
+        """Stops before an update that is not finite, and after a step when asked to."""
+
+        def __init__(self, trainer: Any) -> None:
+            self.trainer = trainer
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            parameters = [p for p in self.trainer.model.parameters() if p.grad is not None]
+            if not all(torch.isfinite(parameter.grad).all() for parameter in parameters):
+                self.trainer.report_divergence(state.global_step + 1)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if self.trainer.stop_requested():
+                control.should_save = control.should_training_stop = True
+
+    class GroundedReasoningTrainer(base):
+        def connect(
+            self, run: Run, recipe: Recipe, scorer: CompletionScorer, on_step: Any, stop_requested: Any
+        ) -> None:
+            self.run, self.recipe, self.scorer = run, recipe, scorer
+            self.on_step, self.stop_requested = on_step, stop_requested
+            self.rollout_seconds = 0.0
+            self.step_started = time.perf_counter()
+            self.remove_callback(PrinterCallback)
+            if "ref" in self.model.peft_config:
+                # TRL copies an adapter that is already there, to train against the copy. Ours is fresh, so the model
+                # without any adapter is the same reference, at no cost.
+                self.model.delete_adapter("ref")
+            self.add_callback(Guard(self))
+
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            set_seed((self.recipe.seed << 20) + self.state.global_step)
+            self.step_started = time.perf_counter()
+            output = super()._generate_and_score_completions(inputs)
+            for row, advantage in zip(self.scorer.rows, output["advantages"].tolist(), strict=True):
+                row["advantage"] = advantage
+            return output
+
+        def _generate(self, prompts: Any) -> Any:
+            started = time.perf_counter()
+            output = super()._generate(prompts)
+            self.rollout_seconds = time.perf_counter() - started
+            return output
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            super().log(logs, start_time)  # adds what TRL measured to `logs`
+            if "loss" in logs:
+                self._record(self.state.global_step, logs)
+
+        def _record(self, step: int, logs: Mapping[str, Any]) -> None:
+            samples = self.scorer.rows
+            metrics = metrics_row(step, samples, logs, self.recipe.group_size)
+            timing = self._timing(step, sum(row["tokens"] for row in samples))
+            self.run.append(SAMPLES, samples)
+            self.run.append(METRICS, [metrics])
+            self.run.append(TIMING, [timing])
+            self.on_step(metrics, timing, samples)
+
+        def _timing(self, step: int, tokens: int) -> dict[str, Any]:
+            seconds = time.perf_counter() - self.step_started
+            return {
+                "step": step,
+                "seconds": seconds,
+                "rollout": self.rollout_seconds,
+                "reward": self.scorer.seconds,
+                "update": seconds - self.rollout_seconds - self.scorer.seconds,
+                "tokens_per_second": tokens / self.rollout_seconds,
+                "memory_mib": peak_memory_mib(),
+            }
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            super()._save_checkpoint(model, trial)
+            staged = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            (staged / "training_args.bin").unlink()  # a pickle that nothing here reads; recipe.yaml says the same
+            self.run.commit_checkpoint(staged, self.state.global_step)
+
+        def report_divergence(self, step: int) -> None:
+            path = self.run.folder / f"diverged-step-{step:06d}.json"
+            write_json(path, {"step": step, "samples": self.scorer.rows})
+            raise Diverged(
+                f"Step {step}: the gradient is not finite, so the update was not made and the weights are those of the "
+                f"step before. The batch is in {path}. Lower learning_rate or max_grad_norm, or use dtype=float32, and "
+                "go on from the last checkpoint with --resume."
+            )
+
+    return GroundedReasoningTrainer
+
+
+def peak_memory_mib() -> float:
+    """The highest use so far, in MiB: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 2**20 if sys.platform == "darwin" else kib / 2**10  # macOS counts bytes
