@@ -71,7 +71,8 @@ class ImageFacts:
     @property
     def size(self) -> Size:
         """(width, height) of the upright image."""
-        return self.stored[::-1] if self.orientation >= 5 else self.stored
+        width, height = self.stored
+        return (height, width) if self.orientation >= 5 else (width, height)
 
     def upright_box(self, box: Box) -> Box:
         """A box of the stored picture as a box of the upright one."""
@@ -110,14 +111,14 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            raise DataError("there is no such file")
+            raise DataError("there is no such file; check the path")
         if not path.is_file():
-            raise DataError("it is not a file")
+            raise DataError("it is not a file; give the path of an image")
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
-            raise DataError(f"it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
+            raise DataError(f"it has {size:,} bytes; the limit is {MAX_FILE_BYTES:,}; resize it")
         return path.read_bytes()
     except OSError as error:
-        raise DataError(f"it cannot be read ({error.strerror or error})") from error
+        raise DataError(f"it cannot be read ({error.strerror or error}); check its permissions") from error
 
 
 def open_image(path: Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
@@ -129,7 +130,7 @@ def open_image(path: Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Im
     try:
         return decode(read_bytes(path), max_image_pixels)
     except DataError as error:
-        raise DataError(f"image {str(path)!r}: {error}. Give a JPEG, PNG or WebP file.") from error
+        raise DataError(f"Image {str(path)!r}: {error}.") from error
 
 
 def _decode(data: bytes, max_image_pixels: int) -> tuple[ImageFile, int]:
@@ -142,24 +143,25 @@ def _decode(data: bytes, max_image_pixels: int) -> tuple[ImageFile, int]:
             reader(BytesIO(data)).verify()  # checksums of every chunk, which decoding alone does not look at
         image.load()
     except _DAMAGE as error:
-        raise DataError(f"the {kind} is truncated or damaged ({error})") from error
+        raise DataError(f"the {kind} is truncated or damaged ({error}); fetch it again") from error
     return image, _orientation(image)
 
 
 def _reader(data: bytes) -> tuple[str, type[ImageFile]]:
     if not data:
-        raise DataError("it is empty (0 bytes)")
+        raise DataError("it is empty (0 bytes); fetch it again")
     for kind, recognise, reader in _READERS:
         if recognise(data[:12]):
             return kind, reader
-    raise DataError(f"it is not a JPEG, PNG or WebP image (it starts with {data[:12]!r})")
+    raise DataError(f"it is not a JPEG, PNG or WebP image (it starts with {data[:12]!r}); convert it")
 
 
 def _check_size(size: Size, max_image_pixels: int) -> None:
     width, height = size
     if width * height > max_image_pixels:
         raise DataError(
-            f"its header says {width} x {height}, that is {width * height:,} pixels; the limit is {max_image_pixels:,}"
+            f"its header says {width} x {height}, which is {width * height:,} pixels; "
+            f"the limit is {max_image_pixels:,}, so resize it"
         )
 
 
@@ -173,7 +175,7 @@ def _orientation(image: ImageFile) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255 instead of scaling
-        grey = numpy.asarray(image).astype(numpy.uint32) * 255 // 65535
+        grey = (numpy.asarray(image).astype(numpy.uint32) * 255 + 32767) // 65535
         return Image.fromarray(grey.astype(numpy.uint8)).convert("RGB")
     if image.has_transparency_data:
         picture = image.convert("RGBA")

@@ -1,0 +1,139 @@
+"""Hugging Face datasets as rows: by name, or from a folder or file that the `datasets` library wrote.
+
+Images are taken as stored bytes, never decoded by the library, so that the same checks hold for every source.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from grit_lite.errors import DataError
+from grit_lite.triplets.rows import FIELDS, RawRow, field_of, to_fields
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_REQUIRED = ("question", "answer", "image")
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether the `datasets` library can open this file or folder: `save_to_disk`, or parquet."""
+    if path.is_file():
+        return path.suffix == ".parquet"
+    return _is_saved_to_disk(path) or any(path.glob("*.parquet")) or any(path.glob("data/*.parquet"))
+
+
+def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iterator[RawRow]:
+    """Every row of one split of a dataset.
+
+    Args:
+        source: a name on the hub, a folder or a .parquet file, each with or without ":SPLIT" behind it.
+        columns: GRIT's name -> the dataset's column, where they differ.
+        split: wins over the one in `source`; "train" where neither is given.
+
+    Raises:
+        DataError: no such dataset, split or column, or several columns for one field.
+    """
+    name, named_split = _name_and_split(source)
+    split = split or named_split or "train"
+    dataset = _only_needed(_open(name, split), columns, name)
+    image = columns.get("image", "image")
+    folder = Path(name) if Path(name).is_dir() else Path(name).parent
+    defaults = {"dataset": Path(name).stem.lower(), "split": split}
+    label_names = _label_names(dataset)
+    for number, values in enumerate(dataset, start=1):
+        values |= {column: to_name(values[column]) for column, to_name in label_names.items()}
+        values[image] = _stored_image(values[image], folder)
+        yield RawRow(f"hf:{name}:{split}", number, defaults | to_fields(values, columns), (folder,))
+
+
+def _name_and_split(source: str) -> tuple[str, str | None]:
+    if Path(source).exists() or ":" not in source:
+        return source, None
+    name, _, split = source.rpartition(":")
+    return name, split
+
+
+def _is_saved_to_disk(path: Path) -> bool:
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def _open(name: str, split: str) -> "Dataset":
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    try:
+        if _is_saved_to_disk(Path(name)):
+            return _from_disk(name, split)
+        if name.endswith(".parquet"):
+            return load_dataset("parquet", data_files={split: name}, split=split)
+        return load_dataset(name, split=split)
+    except ConnectionError as error:
+        raise DataError(
+            f"The dataset {name!r} is not on this machine, and the hub cannot be reached ({error}). "
+            "Fetch it once while online, or give the path of a folder or .parquet file."
+        ) from error
+    except (DatasetsError, OSError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"The dataset {name!r} cannot be opened: {error}. "
+            "Give hf:NAME or hf:NAME:SPLIT as the hub has it, or the path of a folder or .parquet file."
+        ) from error
+
+
+def _from_disk(name: str, split: str) -> "Dataset":
+    from datasets import Dataset, load_from_disk
+
+    saved = load_from_disk(name)
+    if isinstance(saved, Dataset):
+        return saved
+    if split not in saved:
+        raise DataError(f"The dataset {name!r} has no split {split!r}; it has {', '.join(map(str, saved))}.")
+    return saved[split]
+
+
+def _only_needed(dataset: "Dataset", columns: Mapping[str, str], name: str) -> "Dataset":
+    """The columns that are read, images as they are stored."""
+    from datasets import Image
+
+    missing = [columns.get(field, field) for field in (*_REQUIRED, *columns)]
+    missing = [column for column in missing if column not in dataset.column_names]
+    if missing:
+        raise DataError(
+            f"The dataset {name!r} has no column {missing[0]!r}; it has {', '.join(dataset.column_names)}. Say which "
+            f"is which in the recipe, such as columns: {{{FIELDS[0]}: THEIR_NAME}}; fields are {', '.join(FIELDS)}."
+        )
+    dataset = dataset.select_columns([column for column in dataset.column_names if field_of(column, columns)])
+    image = columns.get("image", "image")
+    if isinstance(dataset.features[image], Image):
+        dataset = dataset.cast_column(image, Image(decode=False))
+    return dataset
+
+
+def _label_names(dataset: "Dataset") -> dict[str, Callable[[int | None], str | None]]:
+    """For each column of class labels, what turns a stored number into its name."""
+    from datasets import ClassLabel
+
+    labels = {column: feature for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
+    return {
+        column: lambda number, feature=feature: None if number is None else feature.int2str(number)
+        for column, feature in labels.items()
+    }
+
+
+def _stored_image(value: Any, folder: Path) -> Any:
+    """The bytes of an image feature, or its path; anything else is left for the row's check to name."""
+    if not isinstance(value, dict):
+        return value
+    path = value.get("path")
+    if value.get("bytes") is not None or path is None:
+        return value.get("bytes")
+    return Path(path) if _is_the_librarys_own(Path(path), folder) else path
+
+
+def _is_the_librarys_own(path: Path, folder: Path) -> bool:
+    """Whether an absolute path lies where the library itself puts images: its caches, or the dataset's folder."""
+    from datasets import config
+    from huggingface_hub import constants
+
+    homes = (folder, Path(config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
+    return path.is_absolute() and any(path.resolve().is_relative_to(home.resolve()) for home in homes)
