@@ -27,13 +27,14 @@ from grit_lite.rewards import Scorer, valid_boxes
 from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
 from grit_lite.triplets import Triplet
 
-# GRIT's loss (arXiv 2505.15879, section 3; grpo-gr/ of the released code): on-policy, k3 KL, advantages divided by the
-# group's deviation, mean over a completion's tokens, then over completions. The others are TRL's names for theirs:
-# Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071).
+# GRIT's loss (arXiv 2505.15879, section 3; grpo-gr/ of the released code): on-policy, advantages divided by the group's
+# deviation, mean over a completion's tokens, then over completions; its k3 KL is not weighted by the policy ratio, which
+# has the value 1 but not the gradient 0. The others are TRL's forms of Dr. GRPO (2503.20783), DAPO (2503.14476) and GSPO
+# (2507.18071).
 LOSSES: dict[str, dict[str, Any]] = {
-    "grit": {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "token"},
-    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none", "importance_sampling_level": "token"},
-    "dapo": {"loss_type": "dapo", "scale_rewards": "group", "importance_sampling_level": "token", "epsilon_high": 0.28},
+    "grit": {"loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False},
+    "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},
+    "dapo": {"loss_type": "dapo", "scale_rewards": "group", "epsilon_high": 0.28},
     "gspo": {"loss_type": "grpo", "scale_rewards": "group", "importance_sampling_level": "sequence"},
 }
 
@@ -178,6 +179,9 @@ def build_trainer(
         "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
         "beta": recipe.beta,
         "epsilon": 0.2,
+        "epsilon_high": None,
+        "importance_sampling_level": "token",
+        "use_bias_correction_kl": True,
         "mask_truncated_completions": False,
         **LOSSES[recipe.loss],
         "learning_rate": recipe.learning_rate,
@@ -203,6 +207,7 @@ def build_trainer(
         "report_to": "none",
         "disable_tqdm": True,
         "log_completions": False,
+        "log_multimodal": False,
     }
     config = config_type(**arguments)
     completion_scorer = CompletionScorer(triplets, backend, scorer)

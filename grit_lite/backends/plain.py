@@ -76,7 +76,7 @@ class PlainBackend:
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=self.dtype,
                 # the vision tower and the head are small and sensitive
-                llm_int8_skip_modules=["visual", "vision_tower", "lm_head"],
+                llm_int8_skip_modules=["model.visual", "model.vision_tower", "lm_head"],
             )
         with _explained(location):
             return AutoModelForImageTextToText.from_pretrained(
