@@ -154,7 +154,7 @@ _FOUR = r"\s*+,\s*+".join([_NUMBER] * 4)
 _KEY = r"\bbbox_2d(?:_[0-9]{1,4}+)?+[\"']?+\s*+[:=]\s*+[\"']?+"
 _BOX = re.compile(
     rf"\[\s*+{_FOUR}\s*+\]|\(\s*+{_FOUR}\s*+\)"  # in brackets
-    rf"|{_KEY}{_FOUR}(?![\w.]|\s*+,\s*+[+-]?[0-9])"  # bare under the key, and not the head of a longer list
+    rf"|{_KEY}{_FOUR}(?!\w|\.[0-9]|\s*+,\s*+[+-]?[0-9])"  # bare under the key, and not the head of a longer list
 )
 _QUOTED_LABEL = rf"[\"']label[\"']\s*+:\s*+[\"']([^\"'\n]{{1,{LABEL_CHARS}}}+)[\"']"
 _LABEL_AFTER = re.compile(rf"[\"']?\s*+,\s*+{_QUOTED_LABEL}")
