@@ -19,9 +19,9 @@ _T = TypeVar("_T")
 Kind = Literal["relation", "count", "attribute", "existence", "where"]
 KINDS: tuple[Kind, ...] = ("relation", "count", "attribute", "existence", "where")
 
-# What a piece of a chain is: `style` tokens decide which form the answer takes (tags and sentence openings), `filler`
-# follows from the form, `content` has to be right, `coordinate` is a number of a box, `answer` is the final answer.
-Role = Literal["style", "filler", "content", "coordinate", "answer"]
+# What a piece of a chain is: `style` decides which form the answer takes (tags and sentence openings), `filler` follows
+# from the form, `content` has to be right, `coordinate` is a number of a box, `verdict` is what the chain is there for.
+Role = Literal["style", "filler", "content", "coordinate", "verdict"]
 Pieces = tuple[tuple[str, Role], ...]
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
@@ -108,7 +108,7 @@ def relation(rng: np.random.Generator, a: Shape, b: Shape, axis: int) -> Asked:
         ),
         found=(*_is_at(a, "style"), *_is_at(b, "filler")),
         concluded=(
-            *((" The", "filler"), (f" {a.name}", "content"), (" is", "filler"), (f" {true}", "content")),
+            *((" The", "filler"), (f" {a.name}", "content"), (" is", "filler"), (f" {true}", "verdict")),
             *((" the", "filler"), (f" {b.name}", "content"), (".", "filler")),
         ),
     )
@@ -178,7 +178,7 @@ def _count(rng: np.random.Generator, label: str, members: list[Shape]) -> Asked:
         sought=((" I", "style"), (" look for the", "filler"), (f" {plural}", "content"), (".", "filler")),
         found=((" I", "style"), (" see", "filler"), *_listed(members, label)),
         concluded=(
-            *((" I count", "filler"), (f" {count}", "content"), (f" {label if count == 1 else plural}", "content")),
+            *((" I count", "filler"), (f" {count}", "verdict"), (f" {label if count == 1 else plural}", "content")),
             (".", "filler"),
         ),
     )
@@ -222,7 +222,7 @@ def ask_attribute(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked |
         ),
         concluded=(
             *((" The", "filler"), (f" {label}", "content"), (" is" if about_color else " is a", "filler")),
-            *((f" {answer}", "content"), (".", "filler")),
+            *((f" {answer}", "verdict"), (".", "filler")),
         ),
     )
 
@@ -246,7 +246,7 @@ def ask_existence(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked |
         sought=((" I", "style"), (" look for a", "filler"), (f" {name}", "content"), (".", "filler")),
         found=((" I", "style"), (" see", "filler"), *_listed(members, name)),
         concluded=(
-            *((" There is", "filler"), (" a" if members else " no", "content"), (f" {name}", "content")),
+            *((" There is", "filler"), (" a" if members else " no", "verdict"), (f" {name}", "content")),
             (".", "filler"),
         ),
     )

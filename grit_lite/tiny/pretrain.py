@@ -1,0 +1,382 @@
+"""Pre-trains the embedded model: `python -m grit_lite.tiny.pretrain --output DIR`.
+
+STAGES is the recipe. Every step draws its own scenes and questions from (seed, stage, step), and a checkpoint is
+written aside and renamed every few minutes, so that a run that was stopped goes on with `--resume` as if it never had
+been. Made for one core (set OMP_NUM_THREADS=1) in the background; `--device cuda` works the same.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from grit_lite.compat import ensure_torchvision_ops
+
+ensure_torchvision_ops()
+
+from grit_lite.tiny.build import build_model, build_tokenizer, save_model  # noqa: E402
+from grit_lite.tiny.learner import (  # noqa: E402
+    BatchedVision,
+    Heads,
+    Packed,
+    answer_loss,
+    clip,
+    optimizers,
+    patch_targets,
+    to_patches,
+)
+from grit_lite.tiny.questions import (  # noqa: E402
+    Asked,
+    ask,
+    ask_where_all,
+    imagine_relation,
+)
+from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, Row, lay_out  # noqa: E402
+from grit_lite.tiny.world import MOST_OBJECTS, Scene, make_scene  # noqa: E402
+
+GROUNDED_KINDS = {"relation": 0.5, "count": 0.32, "attribute": 0.09, "existence": 0.09}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One leg of the recipe. The rate is warmed up, then goes in a straight line from the first to the second value."""
+
+    name: str
+    steps: int
+    batch: int
+    rate: tuple[float, float]
+    talks: bool = True  # False: only the vision tower learns, from its heads
+    vision_rate: float = 0.4  # of the rate, for the vision tower's matrices
+    most_objects: int = MOST_OBJECTS
+    full_scenes: float = 1.0  # share of scenes with up to five objects; the others have up to `most_objects`
+    direct: tuple[str, ...] = ("where", "where", "count", "count", "attribute", "existence", "where_all", "relation")
+    grounded: float = 1.0  # GRIT-prompted questions a picture, in the mean
+    reading: float = 0.0  # share of steps that read relations from imagined boxes, without pictures
+    warmup: int = 30
+
+
+STAGES = (
+    Stage("see", steps=420, batch=48, rate=(3e-3, 1e-3), talks=False),
+    Stage("point", 350, 16, rate=(2.5e-3, 2.5e-3), most_objects=2, full_scenes=0.3, grounded=0.5, reading=0.15),
+    Stage("answer", 950, 16, rate=(2.5e-3, 2.5e-3), reading=0.15),
+    Stage("settle", 900, 16, rate=(2.5e-3, 1e-4), reading=0.12),
+)
+READING_ROWS, READING_QUESTIONS = 24, 4  # of a step without pictures
+
+
+@dataclass
+class Learner:
+    """Everything that training changes, and what it needs to do so."""
+
+    tokenizer: Any
+    model: Any
+    heads: Heads
+    optimizers: list[torch.optim.Optimizer]
+    average: dict[str, Tensor]  # exponential average of the weights, which is what gets saved
+    stage: int = 0
+    step: int = 0  # within the stage
+    updates: int = 0
+    seconds: float = 0.0
+
+
+def new_learner(seed: int, device: str) -> Learner:
+    tokenizer = build_tokenizer()
+    model = build_model(tokenizer, seed).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = Heads(tokenizer).to(device)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return Learner(tokenizer, model, heads, optimizers(model, heads), average)
+
+
+# --- data
+
+
+def scenes_of(stage: Stage, first: int, rng: np.random.Generator) -> list[Scene]:
+    """The stage's next batch of training scenes; no scene is ever used twice."""
+    most = np.where(rng.random(stage.batch) < stage.full_scenes, MOST_OBJECTS, stage.most_objects)
+    return [make_scene(first + k, "train", int(most[k])) for k in range(stage.batch)]
+
+
+def picture_row(packer: Packer, stage: Stage, scene: Scene, rng: np.random.Generator) -> Row:
+    row = packer.image_row()
+    for kind in stage.direct:
+        asked = ask_where_all(rng, scene.objects) if kind == "where_all" else ask(kind, rng, scene)
+        if asked is not None:
+            packer.ask_directly(row, asked)
+    for _ in range(int(stage.grounded + rng.random())):
+        packer.ask_grounded(row, _grounded(rng, scene), rng)
+    return row
+
+
+def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
+    """A question of the GRIT-prompted mixture; a kind that the scene does not allow is drawn again."""
+    while True:
+        asked = ask(str(rng.choice(list(GROUNDED_KINDS), p=list(GROUNDED_KINDS.values()))), rng, scene)
+        if asked is not None:
+            return asked
+
+
+def reading_row(packer: Packer, rng: np.random.Generator) -> Row:
+    row = packer.text_row()
+    for _ in range(READING_QUESTIONS):
+        packer.ask_to_read(row, imagine_relation(rng, int(rng.integers(2))))
+    return row
+
+
+def on_device(arrays: dict[str, np.ndarray], device: str) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+
+
+def scene_tensors(scenes: list[Scene], device: str) -> tuple[Tensor, dict[str, Tensor]]:
+    """Patches (B, 196, 192) and what each patch shows."""
+    patches = to_patches(np.stack([np.asarray(scene.image) for scene in scenes]))
+    targets = [patch_targets(scene) for scene in scenes]
+    stacked = {name: np.stack([target[name] for target in targets]) for name in targets[0]}
+    return torch.from_numpy(patches).to(device), on_device(stacked, device)
+
+
+# --- steps
+
+
+def train_step(learner: Learner, packer: Packer, stage: Stage, seed: int) -> dict[str, float]:
+    """One update; what it draws depends only on (seed, stage, step)."""
+    rng = np.random.default_rng([seed, learner.stage, learner.step])
+    reads = stage.talks and rng.random() < stage.reading
+    with torch.autocast(learner.model.device.type, torch.bfloat16):
+        losses = _reading_losses(learner, packer, stage, rng) if reads else _picture_losses(learner, packer, stage, rng)
+    total = sum(losses.values())
+    for optimizer in learner.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    total.backward()
+    norm = clip([*learner.model.parameters(), *learner.heads.parameters()])
+    _update(learner, rate_at(stage, learner.step), stage.vision_rate)
+    return {"grad_norm": norm, **{name: float(loss.detach()) for name, loss in losses.items()}}
+
+
+def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
+    device = learner.model.device.type
+    first = sum(done.steps * done.batch for done in STAGES[: learner.stage]) + learner.step * stage.batch
+    scenes = scenes_of(stage, first, rng)
+    patches, targets = scene_tensors(scenes, device)
+    features, tokens = BatchedVision(learner.model)(patches)
+    words = learner.model.get_input_embeddings().weight
+    seen, _ = learner.heads(features, tokens, targets, words)
+    if not stage.talks:
+        return {"seen": seen}
+    rows = lay_out([picture_row(packer, stage, scene, rng) for scene in scenes])
+    said, _ = answer_loss(learner.model, Packed.on(device, rows), tokens, learner.heads.numbers)
+    return {"seen": 0.3 * seen, "said": said}
+
+
+def _reading_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
+    rows = lay_out([reading_row(packer, rng) for _ in range(READING_ROWS)])
+    batch = Packed.on(learner.model.device.type, rows)
+    return {"read": answer_loss(learner.model, batch, None, learner.heads.numbers)[0]}
+
+
+def rate_at(stage: Stage, step: int) -> float:
+    start, end = stage.rate
+    return min(1.0, (step + 1) / stage.warmup) * (start + (end - start) * step / stage.steps)
+
+
+def _update(learner: Learner, rate: float, vision_rate: float) -> None:
+    for optimizer in learner.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"] * (vision_rate if group["sees"] else 1.0)
+        optimizer.step()
+    learner.updates += 1
+    keep = min(0.99, learner.updates / (learner.updates + 10))
+    state = learner.model.state_dict()
+    with torch.no_grad():
+        torch._foreach_lerp_(list(learner.average.values()), [state[name] for name in learner.average], 1 - keep)
+
+
+# --- validation
+
+
+@torch.no_grad()
+def validate(learner: Learner, packer: Packer, pictures: int = 48) -> dict[str, float]:
+    """How the averaged weights do on validation scenes, teacher-forced; shares of right answers, boxes as IoU."""
+    with averaged(learner), torch.autocast(learner.model.device.type, torch.bfloat16):
+        return {**_validate_pictures(learner, packer, pictures), **_validate_reading(learner, packer)}
+
+
+def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[str, float]:
+    device = learner.model.device.type
+    scenes = [make_scene(k, "validation") for k in range(pictures)]
+    patches, targets = scene_tensors(scenes, device)
+    features, tokens = BatchedVision(learner.model)(patches)
+    _, seen = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
+    plan = Stage("validate", 1, pictures, (0, 0), grounded=1.0)
+    rows = [picture_row(packer, plan, scene, np.random.default_rng(k)) for k, scene in enumerate(scenes)]
+    return {**seen, **_judge(learner, rows, tokens)}
+
+
+def _validate_reading(learner: Learner, packer: Packer) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    return _judge(learner, [reading_row(packer, rng) for _ in range(READING_ROWS)], None)
+
+
+def _judge(learner: Learner, rows: list[Row], tokens: Tensor | None) -> dict[str, float]:
+    batch = Packed.on(learner.model.device.type, lay_out(rows))
+    loss, likely = answer_loss(learner.model, batch, tokens, learner.heads.numbers)
+    value = {int(token): number for number, token in enumerate(learner.heads.numbers)}
+    found: dict[str, list[float]] = {"loss": [float(loss)]}
+    for row, guesses in zip(rows, likely.split([len(row.ids) for row in rows]), strict=True):
+        for mark, start, end in row.marks:
+            for name, right in _graded(row, mark, start, end, guesses.tolist(), value):
+                found.setdefault(name, []).append(right)
+    return {name: round(float(np.mean(values)), 3) for name, values in found.items()}
+
+
+def _graded(
+    row: Row, mark: str, start: int, end: int, guesses: list[int], value: dict[int, int]
+) -> Iterator[tuple[str, float]]:
+    """Shares of right verdicts and boxes of one answer; the first verdict of a chain is what it concludes."""
+    if mark == "style":
+        return
+    labels = row.labels
+    first = start - 1 if mark not in ("chain", "reading") else start
+    verdicts = [at for at in range(first, end) if row.weights[at] == CHAIN_WEIGHTS["verdict"]]
+    if verdicts:
+        if mark in ("chain", "reading"):
+            yield f"{mark}_concluded", float(all(labels[at] == guesses[at] for at in verdicts[:-1]))
+            yield f"{mark}_answer", float(labels[verdicts[-1]] == guesses[verdicts[-1]])
+        else:
+            yield mark, float(all(labels[at] == guesses[at] for at in verdicts))
+    at = [at for at in range(first, end) if row.coordinates[at] and row.weights[at] > 0]
+    for k in range(0, len(at) - 3, 4):
+        boxes = [[value.get(side[i], 0) for i in at[k : k + 4]] for side in (labels, guesses)]
+        yield ("chain_iou" if mark == "chain" else "where_iou"), _iou(boxes[0], boxes[1])
+
+
+def _iou(a: list[int], b: list[int]) -> float:
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = [max(0, box[2] - box[0]) * max(0, box[3] - box[1]) for box in (a, b)]
+    return width * height / (sum(areas) - width * height or 1)
+
+
+class averaged:
+    """Within the block the model has its averaged weights."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+
+    def __enter__(self) -> None:
+        model = self.learner.model
+        self.own = {name: value.clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.learner.average)
+
+    def __exit__(self, *error: object) -> None:
+        self.learner.model.load_state_dict(self.own)
+
+
+# --- keeping
+
+
+def save_checkpoint(learner: Learner, folder: Path) -> None:
+    state = {
+        "model": learner.model.state_dict(),
+        "heads": learner.heads.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in learner.optimizers],
+        "average": learner.average,
+        **{name: getattr(learner, name) for name in ("stage", "step", "updates", "seconds")},
+    }
+    aside = folder / "checkpoint.pt.part"
+    torch.save(state, aside)
+    os.replace(aside, folder / "checkpoint.pt")
+
+
+def load_checkpoint(learner: Learner, folder: Path) -> None:
+    state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=learner.model.device)
+    learner.model.load_state_dict(state["model"])
+    learner.heads.load_state_dict(state["heads"])
+    for optimizer, kept in zip(learner.optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
+    learner.average = state["average"]
+    for name in ("stage", "step", "updates", "seconds"):
+        setattr(learner, name, state[name])
+
+
+def export(learner: Learner, folder: Path) -> str:
+    """Write the averaged weights as a loadable folder; returns the SHA-256 of the weight file."""
+    model = build_model(learner.tokenizer)
+    model.load_state_dict(learner.average)
+    save_model(folder, model, learner.tokenizer)
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+# --- the run
+
+
+def pretrain(
+    output: Path,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    minutes: float | None = None,
+    device: str = "cpu",
+    save_seconds: float = 90.0,
+    stages: tuple[Stage, ...] | None = None,
+) -> Learner:
+    """Carry out the stages (STAGES where none are given); stops early, with a checkpoint, after `minutes`."""
+    stages = STAGES if stages is None else stages
+    output.mkdir(parents=True, exist_ok=True)
+    learner = new_learner(seed, device)
+    if resume and (output / "checkpoint.pt").exists():
+        load_checkpoint(learner, output)
+    packer, began, before = Packer(learner.tokenizer), time.monotonic(), learner.seconds
+    saved = began
+    while learner.stage < len(stages):
+        stage = stages[learner.stage]
+        row = train_step(learner, packer, stage, seed)
+        learner.step += 1
+        learner.seconds = before + time.monotonic() - began
+        is_over = minutes is not None and time.monotonic() - began > minutes * 60
+        is_end = learner.step == stage.steps
+        if is_end or is_over or time.monotonic() - saved > save_seconds:
+            report = {"stage": stage.name, "step": learner.step, "seconds": round(learner.seconds, 1), **row}
+            log(output, {**report, **validate(learner, packer)})
+            if is_end:
+                learner.stage, learner.step = learner.stage + 1, 0
+            save_checkpoint(learner, output)
+            saved = time.monotonic()
+        if is_over:
+            break
+    return learner
+
+
+def log(output: Path, row: dict[str, Any]) -> None:
+    line = json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
+    with (output / "pretrain.jsonl").open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m grit_lite.tiny.pretrain", description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, log and weights")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--minutes", type=float, help="stop, with a checkpoint, after this long")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    given = parser.parse_args()
+    learner = pretrain(given.output, seed=given.seed, resume=given.resume, minutes=given.minutes, device=given.device)
+    digest = export(learner, given.output / "weights")
+    stages = [asdict(stage) for stage in STAGES]
+    log(given.output, {"exported": digest, "seed": given.seed, "seconds": learner.seconds, "stages": stages})
+
+
+if __name__ == "__main__":
+    main()
