@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` and usage 
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,12 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+
+class BadRows(StrEnum):
+    refuse = "refuse"
+    skip = "skip"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read, and nothing else.")]
 Out = Annotated[
     Path | None, typer.Option("--output", "-o", help="The run folder.", show_default="runs/<recipe>-<time>")
@@ -38,14 +45,20 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"grit-lite {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
-    if version:
-        print(f"grit-lite {__version__}")
-        raise typer.Exit
+    """`main` finds --debug wherever it stands; it is here to be seen in --help."""
 
 
 @app.command()
@@ -54,7 +67,7 @@ def train(
     recipe: Annotated[str | None, typer.Option(help="A recipe that comes with grit-lite, or a .yaml file.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value; as often as you like.")] = None,
     output: Out = None,
-    bad_rows: Annotated[str | None, typer.Option(help="'refuse' or 'skip' rows of the data that are bad.")] = None,
+    bad_rows: Annotated[BadRows | None, typer.Option(help="What to do when rows of the data are bad.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the interrupted run in --output.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved recipe and stop.")] = False,
     as_json: Json = False,
@@ -131,6 +144,27 @@ def evaluate(
 
 
 @app.command()
+def chat(
+    image: Annotated[Path | None, typer.Argument(help="The image to ask about.")] = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="Answer this and leave.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A run folder, an adapter, or a model.", show_default="the newest finished run, else tiny"),
+    ] = None,
+    preview: Annotated[bool, typer.Option(help="Show the picture in the terminal.")] = True,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always answers alike.")] = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Ask about an image, see the boxes; without --question, a conversation.
+
+    Example: [bold]grit-lite chat photo.jpg --question "How many cups are there?"[/bold]
+    """
+    from grit_lite.chat import chat as talk
+
+    talk(image, question, model, as_json=as_json, preview=preview, temperature=temperature)
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Write report.html again: one page, no network.
 
@@ -188,18 +222,18 @@ def _print_recipe(values: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """The `grit-lite` command: every error is one message and an exit code; tracebacks only with --debug."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]  # wherever it was typed
+    debug = len(arguments) < len(sys.argv) - 1
     try:
-        app(prog_name="grit-lite")
+        app(arguments, prog_name="grit-lite")
     except GritLiteError as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
         err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        if "--debug" in sys.argv:
+        if debug:
             raise
-        err.print(
-            Text(f"error: this is a bug in grit-lite: {type(error).__name__}: {error}\nRun again with --debug first."),
-            soft_wrap=True,
-        )
+        message = f"{type(error).__name__}: {error}\nThis is a bug in grit-lite. Please report what --debug shows."
+        err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
         sys.exit(1)

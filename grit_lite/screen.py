@@ -4,16 +4,18 @@ All three are told the same things: a step's rows, and notes. Progress goes to s
 only the JSON lines are results themselves.
 """
 
+import contextlib
 import itertools
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -158,6 +160,22 @@ class LiveScreen:
         right.add_row("peak memory", "", f"{self.timing['memory_mib']:,.0f} MiB")
         table.add_row(left, right)
         return table
+
+
+@contextlib.contextmanager
+def evaluation_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each system while it is evaluated; told (system, done, in all). Silent where stderr is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("evaluating {task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+
+        def advance(system: str, done: int, total: int) -> None:
+            if system not in bars:
+                bars[system] = progress.add_task(system, total=total)
+            progress.update(bars[system], completed=done)
+
+        yield advance
 
 
 def sparkline(values: Sequence[float | None], width: int = _WIDTH) -> Text:

@@ -18,7 +18,7 @@ from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
 from grit_lite.rewards import build_scorer
 from grit_lite.run import Run
-from grit_lite.screen import Screen, open_screen
+from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.trainer import build_trainer
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
 
@@ -66,7 +66,7 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
 
 
 def prepare_data(run: Run) -> list[Triplet]:
-    """The triplets of the recipe, checked and drawn; the run folder remembers them and keeps small copies of the images."""
+    """The triplets of the recipe, checked and drawn; the run folder remembers them, with small copies of images."""
     recipe = run.recipe
     loaded = load(recipe.data, columns=recipe.columns or None)
     good = accept(loaded, recipe.bad_rows)
@@ -137,13 +137,15 @@ def save_adapter(run: Run, backend: Backend) -> None:
 
 def measure(folder: Path, recipe: Recipe, backend: Backend, questions: int | None = None) -> dict[str, Any]:
     """Base beside tuned on held-out drawn scenes, into `eval/` of the run folder."""
-    return evaluate(
-        backend,
-        shapes(questions or recipe.eval_questions),
-        benchmark="shapes",
-        folder=folder / "eval",
-        max_new_tokens=recipe.max_completion_tokens,
-    )
+    with evaluation_progress() as progress:
+        return evaluate(
+            backend,
+            shapes(questions or recipe.eval_questions),
+            benchmark="shapes",
+            folder=folder / "eval",
+            max_new_tokens=recipe.max_completion_tokens,
+            progress=progress,
+        )
 
 
 def evaluate_again(folder: Path, questions: int | None = None) -> dict[str, Any]:

@@ -1,0 +1,184 @@
+"""The command line: every mistake is one message, the right exit code, and no traceback."""
+
+import json
+import struct
+import sys
+import zlib
+
+import pytest
+
+from grit_lite.cli import main
+from grit_lite.recipe import Recipe
+from grit_lite.run import Run
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Runs a command line in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["grit-lite", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def refused(outcome, code, *parts):
+    """The command ended with `code` and one message that holds all parts."""
+    got, out, err = outcome
+    assert got == code, err
+    assert "Traceback" not in err
+    for part in parts:
+        assert part in " ".join(err.split()), err
+    return out
+
+
+def test_help_names_every_command(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    for command in ("train", "eval", "chat", "report", "rewards", "data", "recipes"):
+        assert command in out
+
+
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "chat", "report", "rewards", "recipes", ("data", "check")], ids=str
+)
+def test_every_command_explains_itself(cli, command):
+    words = (command,) if isinstance(command, str) else command
+    code, out, _ = cli(*words, "--help")
+    assert code == 0
+    assert "Usage: grit-lite" in out
+
+
+def test_the_version_is_printed(cli):
+    assert cli("--version")[1].startswith("grit-lite ")
+
+
+def test_a_misspelt_command_names_the_right_one(cli):
+    refused(cli("trian"), 2, "Did you mean 'train'?")
+
+
+def test_an_unknown_option_is_a_usage_error(cli):
+    refused(cli("train", "--tripletts", "20"), 2, "No such option")
+
+
+def test_an_unknown_recipe_key_names_the_nearest_one(cli):
+    refused(cli("train", "--set", "lerning_rate=1"), 2, "no recipe key 'lerning_rate'", "'learning_rate'")
+
+
+def test_a_dry_run_prints_the_whole_recipe_and_starts_nothing(cli, tmp_path):
+    code, out, _ = cli("train", "--triplets", "7", "--dry-run", "--json", "--output", tmp_path / "run")
+    assert code == 0
+    assert json.loads(out)["triplets"] == 7
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_model_is_named_before_anything_is_trained(cli, tmp_path):
+    outcome = cli("train", "--set", "model=tinny", "--output", tmp_path / "run")
+    refused(outcome, 4, "no model 'tinny'", "owner/name")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_a_model_that_is_not_cached_offline_says_so(cli, tmp_path):
+    outcome = cli("train", "--set", "model=nobody/nothing", "--output", tmp_path / "run")
+    refused(outcome, 4, "nobody/nothing", "HF_HUB_OFFLINE")
+
+
+def test_an_occupied_folder_is_refused(cli, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    refused(cli("train", "--output", tmp_path), 2, "not empty", "--output")
+
+
+def test_a_second_training_in_a_folder_is_refused(cli, tmp_path):
+    run = Run.create(tmp_path / "run", Recipe())
+    try:
+        refused(cli("train", "--resume", "--output", tmp_path / "run"), 2, "Another process (pid")
+    finally:
+        run.close()
+
+
+def test_resuming_needs_a_folder_and_nothing_else(cli, tmp_path):
+    refused(cli("train", "--resume"), 2, "--resume needs the folder")
+    refused(cli("train", "--resume", "--output", tmp_path, "--triplets", "5"), 2, "leave out --triplets")
+    refused(cli("train", "--resume", "--output", tmp_path), 2, "no run to resume")
+
+
+def test_asking_for_more_triplets_than_there_are_says_how_many_there_are(cli, tmp_path):
+    refused(cli("train", "--triplets", "999", "--output", tmp_path / "run"), 3, "20")
+
+
+def test_a_run_without_an_adapter_cannot_be_evaluated(cli, tmp_path):
+    refused(cli("eval", tmp_path), 2, "nothing to evaluate")
+
+
+def test_a_folder_that_is_no_run_has_no_report(cli, tmp_path):
+    refused(cli("report", tmp_path), 2, "not a run folder")
+
+
+def test_bad_rows_are_listed_by_file_and_line(cli, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"question": "how many?"\n{"question": "how many?", "answer": "1", "image": "gone.png"}\n')
+    out = refused(cli("data", "check", path), 3, "2 of 2 rows are bad")
+    assert f"{path}:1" in out
+    assert f"{path}:2" in out
+    assert "gone.png" in out
+
+
+def test_the_embedded_triplets_are_all_good(cli):
+    code, out, _ = cli("data", "check", "embedded", "--json")
+    assert code == 0
+    assert json.loads(out)["good"] == 20
+    assert json.loads(out)["bad"] == []
+
+
+def png_header(width, height):
+    """A PNG that declares a size and holds no pixels."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing.png", None, "missing.png"),
+        ("text.png", b"not an image at all", "text.png"),
+        ("corrupt.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF" + b"\x00" * 40, "corrupt.jpg"),
+        ("huge.png", png_header(30_000, 30_000), "30"),
+    ],
+)
+def test_an_image_that_cannot_be_used_is_refused_before_the_model_is_loaded(cli, tmp_path, name, content, reason):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    refused(cli("chat", tmp_path / name, "--question", "How many?"), 3, reason)
+
+
+def test_an_unknown_chat_model_is_refused(cli, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    refused(cli("chat", tmp_path / "a.png", "-q", "How many?", "--model", "tinny"), 4, "no model 'tinny'")
+
+
+def test_a_bug_of_ours_is_one_line_and_exit_code_one(cli, monkeypatch):
+    monkeypatch.setattr("grit_lite.cli.recipe_files", lambda: 1 / 0)
+    refused(cli("recipes"), 1, "ZeroDivisionError", "bug in grit-lite", "--debug")
+
+
+def test_debug_shows_the_traceback_wherever_it_is_typed(cli, monkeypatch):
+    monkeypatch.setattr("grit_lite.cli.recipe_files", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli("recipes", "--debug")
+
+
+def test_every_recipe_is_listed(cli):
+    assert set(json.loads(cli("recipes", "--json")[1])) >= {"tiny"}
