@@ -105,6 +105,10 @@ class Backend(Protocol):
         """(width, height) in pixels of `image` as the model sees it."""
         ...
 
+    def suppressed_tokens(self) -> list[int]:
+        """Ids of the tokens that must never be sampled."""
+        ...
+
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, with its `grit_lite.json`."""
 

@@ -45,9 +45,12 @@ VISION_TOKENS = (
     "</img>",
 )
 
-_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv", "proj")
-_MLP = ("gate_proj", "up_proj", "down_proj", "linear_fc1", "linear_fc2", "fc1", "fc2")
-_TOWERS = {"language": r"language_model\.", "vision": r"(?:visual|vision_tower)\."}
+# The linear layers of the Qwen and InternVL classes, as regular expressions over module names.
+_TOWERS = {"language": "language_model", "vision": "visual|vision_tower"}
+_LAYERS = {
+    "attention": r"(?:self_attn|attn|attention)\.(?:q_proj|k_proj|v_proj|o_proj|qkv|proj|projection_layer)",
+    "mlp": r"mlp\.(?:gate_proj|up_proj|down_proj|linear_fc1|linear_fc2|fc1|fc2)",
+}
 
 
 class PlainBackend:
@@ -192,7 +195,6 @@ class PlainBackend:
         }
 
     def suppressed_tokens(self) -> list[int]:
-        """Token ids that must never be sampled."""
         vocabulary = self.processor.tokenizer.get_vocab()
         return [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
 
@@ -247,14 +249,14 @@ class PlainBackend:
 
 def lora_targets(recipe: Recipe) -> str:
     """A regular expression, matched against whole module names, for the linear layers that carry LoRA."""
-    names = (_ATTENTION if "attention" in recipe.lora_parts else ()) + (_MLP if "mlp" in recipe.lora_parts else ())
+    layers = [_LAYERS[part] for part in recipe.lora_parts if part in _LAYERS]
     towers = [_TOWERS[part] for part in recipe.lora_parts if part in _TOWERS]
-    if not names or not towers:
+    if not layers or not towers:
         raise ModelError(
             f"lora_parts is {list(recipe.lora_parts)}: name at least one of language and vision, and at least one of "
             "attention and mlp."
         )
-    return rf".*(?:{'|'.join(towers)}).*\.(?:{'|'.join(names)})"
+    return rf".*\.(?:{'|'.join(towers)})\..*\.(?:{'|'.join(layers)})"
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:

@@ -1,0 +1,188 @@
+"""The seam: whatever runs the model keeps the same promises. Real library, random weights of a real class."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from grit_lite.answer import PROMPTS
+from grit_lite.backends import FAMILIES, Request, model_location, open_backend, read_spec
+from grit_lite.backends.plain import lora_targets
+from grit_lite.boxes import BoxSpace
+from grit_lite.errors import ModelError
+from grit_lite.recipe import load_recipe
+from grit_lite.tiny.build import save_untrained
+from grit_lite.tiny.world import make_scene
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="module")
+def recipe(untrained):
+    return load_recipe("tiny", [f"model={untrained}"])
+
+
+@pytest.fixture(scope="module")
+def backend(recipe):
+    return open_backend(recipe)
+
+
+@pytest.fixture(scope="module")
+def tuned(recipe):
+    """A backend whose adapter is as if trained: its B matrices are not zero."""
+    backend = open_backend(recipe)
+    backend.attach_lora(recipe)
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in backend.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3, generator=generator)
+    backend.model.eval()
+    return backend
+
+
+def requests(count):
+    questions = ["How many?", "Is the red circle left of the blue square?", "What color is the one in the middle?"]
+    texts = [PROMPTS["qwen3_vl"].render(questions[index % 3], style="direct") for index in range(count)]
+    return [Request(make_scene(index, "validation").image, text) for index, text in enumerate(texts)]
+
+
+def test_each_request_gets_one_completion_in_its_place(backend):
+    one_by_one = [backend.generate([request], max_new_tokens=6)[0] for request in requests(5)]
+    assert backend.generate(requests(5), max_new_tokens=6, batch_size=2) == one_by_one
+
+
+def test_greedy_completions_do_not_depend_on_the_batch_size(backend):
+    assert backend.generate(requests(7), max_new_tokens=6, batch_size=1) == backend.generate(
+        requests(7), max_new_tokens=6, batch_size=16
+    )
+
+
+def test_a_completion_that_reaches_the_limit_is_not_finished(backend):
+    completion = backend.generate(requests(1), max_new_tokens=3)[0]
+    assert (completion.tokens, completion.finished) == (3, False)
+
+
+def test_a_streamed_completion_is_the_generated_one(backend):
+    request = requests(1)[0]
+    assert "".join(backend.stream(request, max_new_tokens=6)) == backend.generate([request], max_new_tokens=6)[0].text
+
+
+def test_no_request_is_no_completion(backend):
+    assert backend.generate([], max_new_tokens=3) == []
+
+
+def test_what_fails_in_the_streaming_thread_is_raised_where_the_text_is_read(backend):
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        list(backend.stream(requests(1)[0], max_new_tokens=-1))
+
+
+def test_vision_tokens_are_never_sampled(backend):
+    vocabulary = backend.processor.tokenizer.get_vocab()
+    suppressed = backend.suppressed_tokens()
+    assert vocabulary["<|image_pad|>"] in suppressed
+    backend.model.lm_head.weight.data[suppressed] *= 100  # a model that wants nothing else
+    sampled = backend.generate(requests(4), max_new_tokens=20, temperature=2.0)
+    assert not any("vision" in completion.text or "image_pad" in completion.text for completion in sampled)
+    backend.model.lm_head.weight.data[suppressed] /= 100
+
+
+def test_the_model_sees_the_size_that_is_reported(backend):
+    completion = backend.generate([Request(Image.new("RGB", (300, 150)), "\nQuestion: How many?")], max_new_tokens=1)[0]
+    width, height = completion.resized
+    assert backend.resized(Image.new("RGB", (300, 150))) == (width, height)
+    assert width * height <= 112 * 112
+    assert width > height
+
+
+def test_max_pixels_of_the_recipe_limits_what_the_model_sees(untrained):
+    small = open_backend(load_recipe("tiny", [f"model={untrained}", "max_pixels=4096"]))
+    width, height = small.resized(Image.new("RGB", (112, 112)))
+    assert (width, height) == (64, 64)
+
+
+def test_the_base_model_is_the_tuned_one_with_its_adapter_off(backend, tuned):
+    off = [completion.text for completion in tuned.generate(requests(3), max_new_tokens=8, use_adapter=False)]
+    on = [completion.text for completion in tuned.generate(requests(3), max_new_tokens=8)]
+    base = [completion.text for completion in backend.generate(requests(3), max_new_tokens=8)]
+    assert off == base
+    assert on != base
+
+
+def test_a_saved_adapter_comes_back_with_its_prompt_and_box_space(tuned, recipe, tmp_path):
+    tuned.save_adapter(tmp_path / "adapter")
+    again = open_backend(recipe, tmp_path / "adapter")
+    assert again.generate(requests(3), max_new_tokens=8) == tuned.generate(requests(3), max_new_tokens=8)
+    assert again.spec == tuned.spec
+    assert json.loads((tmp_path / "adapter" / "grit_lite.json").read_text())["model"] == recipe.model
+
+
+def test_an_adapter_with_the_wrong_shapes_is_refused(tuned, recipe, tmp_path):
+    tuned.save_adapter(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 16', '"r": 8'))
+    with pytest.raises(ModelError, match="does not load on this model"):
+        open_backend(recipe, tmp_path / "adapter")
+
+
+def test_the_spec_in_the_folder_wins_over_the_family(backend):
+    assert backend.spec.box_space is BoxSpace.RESIZED_PIXELS
+    assert FAMILIES["qwen3_vl"].box_space is BoxSpace.NORM1000
+
+
+def test_a_folder_without_a_spec_has_none(tmp_path):
+    assert read_spec(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["{", '{"family": "qwen3_vl"}', '{"family": "x", "box_space": "miles", "prompt": {}}'])
+def test_a_broken_spec_is_named(tmp_path, text):
+    (tmp_path / "grit_lite.json").write_text(text)
+    with pytest.raises(ModelError, match=r"grit_lite\.json is not a usable model spec"):
+        read_spec(tmp_path)
+
+
+def test_an_empty_folder_is_not_a_model(tmp_path):
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        open_backend(load_recipe("tiny", [f"model={tmp_path}"]))
+
+
+@pytest.mark.parametrize("name", ["tinny", "../up", "a/b/c", "owner/", "~/model"])
+def test_a_name_that_cannot_be_a_model_is_refused(name):
+    with pytest.raises(ModelError, match="There is no model"):
+        model_location(name)
+
+
+def test_a_hub_name_is_passed_on():
+    assert model_location("Qwen/Qwen2.5-VL-3B-Instruct") == "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+def test_lora_goes_where_the_recipe_says(recipe, untrained):
+    vision = load_recipe("tiny", [f"model={untrained}", "lora_parts=[vision, attention]"])
+    backend = open_backend(vision)
+    backend.attach_lora(vision)
+    trainable = [name for name, parameter in backend.model.named_parameters() if parameter.requires_grad]
+    assert trainable
+    assert all(".visual." in name and ".attn." in name for name in trainable)
+
+
+@pytest.mark.parametrize("parts", ["[language]", "[mlp]"])
+def test_lora_on_nothing_is_refused(parts):
+    with pytest.raises(ModelError, match="name at least one of language and vision"):
+        lora_targets(load_recipe("tiny", [f"lora_parts={parts}"]))
+
+
+def test_the_same_seed_draws_the_same_adapter(recipe):
+    first, second = open_backend(recipe), open_backend(recipe)
+    first.attach_lora(recipe)
+    second.attach_lora(recipe)
+    pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_description_is_plain_facts(backend):
+    facts = backend.describe()
+    assert facts["parameters"] == 2_651_136
+    assert json.loads(json.dumps(facts)) == facts
