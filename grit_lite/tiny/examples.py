@@ -1,0 +1,67 @@
+"""Makes the embedded triplets: `python -m grit_lite.tiny.examples`.
+
+Ten relation and ten counting questions about training scenes, in GRIT's JSONL schema, pictures beside the file. The
+counting questions are about ten different classes with one to five objects, each twice; half of the relations hold.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from grit_lite.tiny import TRIPLETS
+from grit_lite.tiny.questions import Asked, Kind, ask
+from grit_lite.tiny.world import SIDE, Scene, make_scene
+
+_WANTED: dict[Kind, dict[str, int]] = {
+    "relation": {"yes": 5, "no": 5},
+    "count": {str(count): 2 for count in range(1, 6)},
+}
+
+
+def write_triplets(path: Path = TRIPLETS, seed: int = 20) -> Path:
+    """The JSONL file, now holding 20 rows; the same seed gives the same rows and pictures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    chosen = [(kind, *found) for kind in _WANTED for found in _choose(kind, seed)]
+    rows = []
+    for number, (kind, scene, asked) in enumerate(chosen):
+        image = f"{kind}_{number:02d}.png"
+        scene.image.save(path.parent / image, optimize=True)
+        rows.append(_row(asked, kind, image))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def _choose(kind: Kind, seed: int) -> list[tuple[Scene, Asked]]:
+    wanted, chosen, asked_about = dict(_WANTED[kind]), [], set()
+    index = 1_000_000 * seed  # far from the scenes that pre-training draws
+    while any(wanted.values()):
+        scene = make_scene(index, "train")
+        asked = ask(kind, np.random.default_rng([seed, index]), scene)
+        if asked is not None and wanted.get(asked.answer, 0) > 0 and _subject(asked) not in asked_about:
+            wanted[asked.answer] -= 1
+            asked_about.add(_subject(asked))
+            chosen.append((scene, asked))
+        index += 1
+    return chosen
+
+
+def _subject(asked: Asked) -> frozenset[str]:
+    return frozenset(asked.labels)
+
+
+def _row(asked: Asked, kind: Kind, image: str) -> dict:
+    return {
+        "question": asked.question,
+        "answer": asked.answer,
+        "image": image,
+        "width": SIDE,
+        "height": SIDE,
+        "bboxs": [list(box) for box in asked.boxes],
+        "dataset": f"shapes_{kind}",
+        "split": "train",
+    }
+
+
+if __name__ == "__main__":
+    print(write_triplets())
