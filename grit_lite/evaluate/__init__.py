@@ -1,0 +1,183 @@
+"""EVAL: the same questions to the base model and to the tuned one, and how sure the difference is.
+
+Three systems answer every triplet greedily: the base asked directly, the base under the GRIT prompt, and the tuned
+model under the GRIT prompt. Each completion becomes one row of `eval/<benchmark>.jsonl`; `summary` turns the rows into
+the cells and paired differences of `eval/<benchmark>.json`. `benchmarks` asks, `statistics` doubts.
+"""
+
+import json
+import random
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from PIL import Image
+
+from grit_lite.answer import GroundedAnswer, has_valid_format, parse
+from grit_lite.backends import Backend, Generated, Request
+from grit_lite.boxes import Box, f1_at, union_iou
+from grit_lite.evaluate.benchmarks import shapes
+from grit_lite.evaluate.summary import summarise, table
+from grit_lite.run import replace_text, write_json
+from grit_lite.scorers import is_right
+from grit_lite.triplets import Triplet
+
+__all__ = ["SYSTEMS", "evaluate", "shapes", "table"]
+
+Row = dict[str, Any]
+
+EXAMPLES = 24
+EXAMPLE_SEED = 0
+# A text without <answer> still counts in `accuracy_lenient` if it ends in a line of at most this many words.
+SHORT_ANSWER_WORDS = 6
+_TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer>")
+
+
+class System(NamedTuple):
+    """One way to ask one model: which prompt, and whether the adapter is on."""
+
+    style: Literal["grounded", "direct"]
+    use_adapter: bool
+
+
+SYSTEMS = {
+    "base_direct": System("direct", use_adapter=False),
+    "base": System("grounded", use_adapter=False),
+    "tuned": System("grounded", use_adapter=True),
+}
+
+
+def evaluate(
+    backend: Backend,
+    triplets: Sequence[Triplet],
+    *,
+    benchmark: str,
+    folder: Path,
+    systems: Sequence[str] = ("base_direct", "base", "tuned"),
+    max_new_tokens: int,
+    batch_size: int = 32,
+    settings: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """The summary of a benchmark, after it and every row were written as `folder`/<benchmark>.json and .jsonl.
+
+    Decoding is greedy, so the numbers do not depend on `batch_size`.
+
+    Args:
+        folder: `eval` of a run folder; a few examples keep their image in `folder`/images.
+        systems: names from `SYSTEMS`; the last one is the one in question, the others are what it is held against.
+        settings: whatever else a reader must know to repeat this; goes into the summary as it is.
+        progress: told (system, triplets done, triplets in all) after each batch.
+    """
+    rows = {system: list(_rows(backend, triplets, system, max_new_tokens, batch_size, progress)) for system in systems}
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "decoding": "greedy",
+        "prompts": {style: getattr(backend.spec.prompts, style) for style in ("direct", "grounded")},
+        **(settings or {}),
+    }
+    result = {"benchmark": benchmark, "split": "+".join(sorted({triplet.split for triplet in triplets}))}
+    result |= {"n": len(triplets), "settings": settings}
+    result |= summarise(rows, clusters=[_image_key(triplet) for triplet in triplets])
+    _save_examples(rows, triplets, folder, benchmark)
+    by_triplet = (row for together in zip(*rows.values(), strict=True) for row in together)
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in by_triplet)
+    replace_text(folder / f"{benchmark}.jsonl", "".join(lines))
+    write_json(folder / f"{benchmark}.json", result)
+    return result
+
+
+def _rows(
+    backend: Backend,
+    triplets: Sequence[Triplet],
+    system: str,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[str, int, int], None] | None,
+) -> Iterator[Row]:
+    style, use_adapter = SYSTEMS[system]
+    for start in range(0, len(triplets), batch_size):
+        batch = triplets[start : start + batch_size]
+        texts = [backend.spec.prompts.render(triplet.question, style=style) for triplet in batch]
+        requests = [Request(triplet.load_image(), text) for triplet, text in zip(batch, texts, strict=True)]
+        generated = backend.generate(
+            requests, max_new_tokens=max_new_tokens, use_adapter=use_adapter, batch_size=batch_size
+        )
+        for triplet, completion in zip(batch, generated, strict=True):
+            yield _row(system, triplet, completion, backend)
+        if progress:
+            progress(system, start + len(batch), len(triplets))
+
+
+def _row(system: str, triplet: Triplet, completion: Generated, backend: Backend) -> Row:
+    """One system's completion for one triplet, with every score that the summary is made of."""
+    answer = parse(completion.text)
+    boxes = _chain_boxes(answer, backend, triplet, completion)
+    predicted = answer.answer
+    if predicted is None and SYSTEMS[system].style == "direct":
+        predicted = completion.text.strip()
+    lenient = predicted if predicted is not None else short_ending(completion.text)
+    return {
+        "system": system,
+        "id": triplet.id,
+        "dataset": triplet.dataset,
+        "question": triplet.question,
+        "gold": triplet.answer,
+        "size": list(triplet.size),
+        "completion": completion.text,
+        "answer": predicted,
+        "boxes": [list(box) for box in boxes],
+        "correct": is_right(predicted, triplet.answer),
+        "correct_lenient": is_right(lenient, triplet.answer),
+        "valid_format": has_valid_format(answer),
+        "union_iou": union_iou(boxes, triplet.boxes) if triplet.boxes else None,
+        "f1": f1_at(boxes, triplet.boxes, 0.5) if triplet.boxes else None,
+        "tokens": completion.tokens,
+        "finished": completion.finished,
+    }
+
+
+def _chain_boxes(answer: GroundedAnswer, backend: Backend, triplet: Triplet, completion: Generated) -> list[Box]:
+    """Every box of the reasoning in pixels of the original image, good or bad: a bad one is meant to cost."""
+    space = backend.spec.box_space
+    return [
+        space.to_pixels(box.numbers, original=triplet.size, resized=completion.resized) for box in answer.chain_boxes
+    ]
+
+
+def short_ending(text: str) -> str | None:
+    """The last line outside any tag if it is short enough to be an answer: what a reader would take for one."""
+    for tag in _TAGS:
+        text = text.replace(tag, "\n\0")
+    last = text.rpartition("\0")[2].strip().rpartition("\n")[2].strip()
+    return last if last and len(last.split()) <= SHORT_ANSWER_WORDS else None
+
+
+def _image_key(triplet: Triplet) -> Hashable:
+    """Equal for questions about the same image: drawn scenes, too, are asked about more than once."""
+    image = triplet.image
+    return image.tobytes() if isinstance(image, Image.Image) else image
+
+
+def _save_examples(rows: Mapping[str, list[Row]], triplets: Sequence[Triplet], folder: Path, benchmark: str) -> None:
+    """Save the images of a few triplets and name them in their rows."""
+    images = folder / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    systems = list(rows)
+    for index in examples(rows[systems[0]], rows[systems[-1]]):
+        image = triplets[index].load_image()
+        path = images / f"{benchmark}-{index:05d}.png"
+        image.save(path)
+        for system in systems:
+            rows[system][index]["image"] = path.relative_to(folder).as_posix()
+
+
+def examples(before: Sequence[Row], after: Sequence[Row], count: int = EXAMPLES) -> list[int]:
+    """Which rows to show, drawn with a fixed seed: fixed, broken, both wrong, both right, in turn while they last."""
+    order = list(range(len(before)))
+    random.Random(EXAMPLE_SEED).shuffle(order)
+    outcomes = [(False, True), (True, False), (False, False), (True, True)]
+    piles = [[i for i in order if (before[i]["correct"], after[i]["correct"]) == outcome] for outcome in outcomes]
+    turns = (pile[turn] for turn in range(len(order)) for pile in piles if turn < len(pile))
+    return sorted(islice(turns, count))

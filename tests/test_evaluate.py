@@ -1,0 +1,273 @@
+"""What three systems said becomes rows, cells and paired differences; the numbers are worked out by hand."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from grit_lite.answer import PROMPTS
+from grit_lite.backends import Generated, ModelSpec, Request
+from grit_lite.boxes import Box, BoxSpace
+from grit_lite.evaluate import evaluate, examples, shapes, short_ending, table
+from grit_lite.evaluate.summary import summarise
+from grit_lite.triplets import Triplet
+
+PROMPT = PROMPTS["qwen3_vl"]
+
+
+class Scripted:
+    """A backend whose answers are written down: by the question, by the prompt, and by whether the adapter is on.
+
+    It sees every image at half its size, so a box that is not scaled back ends up in the wrong place.
+    """
+
+    name = "scripted"
+    spec = ModelSpec("qwen3_vl", BoxSpace.RESIZED_PIXELS, PROMPT)
+
+    def __init__(self, answers: dict[tuple[str, str, bool], str]) -> None:
+        self.answers = answers
+        self.batches: list[int] = []
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        *,
+        max_new_tokens: int,
+        temperature: float = 0.0,
+        use_adapter: bool = True,
+        batch_size: int = 32,
+    ) -> list[Generated]:
+        assert temperature == 0.0
+        self.batches.append(len(requests))
+        return [self._completion(request, use_adapter) for request in requests]
+
+    def _completion(self, request: Request, use_adapter: bool) -> Generated:
+        text = self._said(request.text, use_adapter)
+        half = (request.image.width // 2, request.image.height // 2)
+        return Generated(text, tokens=len(text.split()), finished=True, resized=half)
+
+    def _said(self, prompt: str, use_adapter: bool) -> str:
+        for (question, style, adapter), text in self.answers.items():
+            if prompt == PROMPT.render(question, style=style) and adapter == use_adapter:
+                return text
+        raise AssertionError(f"nobody expected to be asked {prompt!r} with use_adapter={use_adapter}")
+
+
+def triplet(number: int, question: str, answer: str, dataset: str, boxes: tuple[Box, ...] = ()) -> Triplet:
+    image = Image.new("RGB", (100, 80), (number, 0, 0))
+    return Triplet(f"t{number}", question, answer, image, (100, 80), boxes, dataset, "test")
+
+
+def chain(thought: str, answer: str) -> str:
+    return f"<think> {thought} </think> <rethink> so </rethink> <answer> {answer} </answer>"
+
+
+GOLD = (Box(20, 20, 60, 60),)
+TRIPLETS = [
+    triplet(1, "Is it red?", "yes", "shapes_relation", GOLD),
+    triplet(2, "How many?", "2", "shapes_count"),
+    triplet(3, "Is it left?", "no", "shapes_relation", GOLD),
+]
+# In the model's unit, half pixels: [10, 10, 30, 30] is the gold box, [10, 10, 30, 20] its upper half.
+ANSWERS = {
+    ("Is it red?", "direct", False): "yes",
+    ("How many?", "direct", False): "<answer> 3 </answer>",
+    ("Is it left?", "direct", False): "no.",
+    ("Is it red?", "grounded", False): "yes",
+    ("How many?", "grounded", False): "there are [10, 10, 30, 30] and then more and more of them without an end",
+    ("Is it left?", "grounded", False): "<think> no </think>",
+    ("Is it red?", "grounded", True): chain("at [10, 10, 30, 30]", "yes"),
+    ("How many?", "grounded", True): chain("one here, one there", "2"),
+    ("Is it left?", "grounded", True): chain("at [10, 10, 30, 20]", "yes"),
+}
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> dict:
+    return evaluate(Scripted(ANSWERS), TRIPLETS, benchmark="three", folder=tmp_path / "eval", max_new_tokens=64)
+
+
+@pytest.fixture
+def rows(result: dict, tmp_path: Path) -> dict[tuple[str, str], dict]:
+    lines = (tmp_path / "eval" / "three.jsonl").read_text().splitlines()
+    return {(row["system"], row["id"]): row for row in map(json.loads, lines)}
+
+
+def test_every_system_has_a_row_for_every_triplet(rows):
+    assert list(rows) == [(system, f"t{number}") for number in (1, 2, 3) for system in ("base_direct", "base", "tuned")]
+
+
+def test_a_direct_answer_is_the_whole_text_unless_it_is_tagged(rows):
+    assert rows["base_direct", "t1"]["answer"] == "yes"
+    assert rows["base_direct", "t2"]["answer"] == "3"
+    assert [rows["base_direct", id]["correct"] for id in ("t1", "t2", "t3")] == [True, False, True]
+
+
+def test_without_an_answer_tag_only_the_lenient_score_counts(rows):
+    row = rows["base", "t1"]
+    assert (row["answer"], row["correct"], row["correct_lenient"]) == (None, False, True)
+
+
+def test_boxes_are_rows_of_original_pixels(rows):
+    assert rows["tuned", "t1"]["boxes"] == [[20, 20, 60, 60]]
+    assert rows["tuned", "t1"]["union_iou"] == rows["tuned", "t1"]["f1"] == 1.0
+    # 40 × 20 of 40 × 40 pixels
+    assert rows["tuned", "t3"]["union_iou"] == 0.5
+
+
+def test_without_gold_boxes_there_is_no_overlap_and_without_own_boxes_it_is_zero(rows):
+    assert rows["tuned", "t2"]["union_iou"] is None
+    assert rows["base", "t1"]["union_iou"] == 0.0
+
+
+def test_accuracy_is_the_share_of_right_answers_in_all_and_by_dataset(result):
+    systems = result["systems"]
+    assert [systems[name]["accuracy"]["all"]["value"] for name in systems] == pytest.approx([2 / 3, 0, 2 / 3])
+    assert systems["tuned"]["accuracy"]["shapes_relation"]["value"] == 0.5
+    assert systems["tuned"]["accuracy"]["shapes_count"] == pytest.approx(
+        {"value": 1.0, "low": 1 / (1 + 1.959964**2), "high": 1.0, "n": 1}
+    )
+
+
+def test_lenient_accuracy_counts_a_bare_short_answer(result):
+    # yes is right; the rambling text and the thought of "no" without an answer behind it are not
+    assert result["systems"]["base"]["accuracy_lenient"]["all"]["value"] == pytest.approx(1 / 3)
+
+
+def test_overlap_is_the_mean_over_triplets_with_gold_boxes(result):
+    cell = result["systems"]["tuned"]["union_iou"]
+    assert (cell["value"], cell["n"]) == (0.75, 2)
+
+
+def test_valid_format_is_the_share_with_every_tag(result):
+    assert [system["valid_format"]["value"] for system in result["systems"].values()] == [0, 0, 1]
+
+
+def test_the_tuned_model_is_compared_with_both_bases_on_the_same_rows(result):
+    found = {(row["metric"], row["dataset"], row["against"]): row for row in result["paired"]}
+    assert {row["of"] for row in result["paired"]} == {"tuned"}
+    # against direct: right, wrong -> right, right -> wrong: nothing won in the sum
+    assert found["accuracy", "all", "base_direct"]["difference"] == 0
+    assert found["accuracy", "all", "base_direct"]["p"] == 1.0
+    assert found["accuracy", "all", "base"]["difference"] == pytest.approx(2 / 3)
+    assert found["accuracy", "shapes_count", "base_direct"]["difference"] == 1
+    assert found["union_iou", "all", "base"]["difference"] == 0.75
+    assert found["union_iou", "all", "base"]["n"] == 2
+    assert found["valid_format", "all", "base"]["difference"] == 1
+
+
+def test_the_summary_file_is_what_was_returned(result, tmp_path):
+    assert json.loads((tmp_path / "eval" / "three.json").read_text()) == result
+    assert result["settings"]["prompts"] == {"direct": PROMPT.direct, "grounded": PROMPT.grounded}
+
+
+def test_example_images_lie_beside_the_rows_that_name_them(rows, tmp_path):
+    names = {row["image"] for row in rows.values()}
+    assert len(names) == 3
+    for name in names:
+        with Image.open(tmp_path / "eval" / name) as image:
+            assert image.size == (100, 80)
+
+
+def test_the_files_do_not_depend_on_the_batch_size(result, tmp_path):
+    backend = Scripted(ANSWERS)
+    evaluate(backend, TRIPLETS, benchmark="three", folder=tmp_path / "one", max_new_tokens=64, batch_size=1)
+    assert backend.batches == [1] * 9
+    for name in ("three.json", "three.jsonl"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "eval" / name).read_bytes()
+
+
+def test_progress_is_told_after_every_batch(tmp_path):
+    told = []
+    evaluate(
+        Scripted(ANSWERS),
+        TRIPLETS,
+        benchmark="three",
+        folder=tmp_path,
+        systems=("base", "tuned"),
+        max_new_tokens=64,
+        batch_size=2,
+        progress=lambda *step: told.append(step),
+    )
+    assert told == [("base", 2, 3), ("base", 3, 3), ("tuned", 2, 3), ("tuned", 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("yes", "yes"),
+        ("It is a long way.\nred", "red"),
+        ("<think> hm </think> <rethink> so </rethink> two circles", "two circles"),
+        ("<think> hm </think>", None),
+        ("one two three four five six seven", None),
+        ("", None),
+    ],
+)
+def test_a_short_last_line_outside_the_tags_is_taken_for_an_answer(text, ending):
+    assert short_ending(text) == ending
+
+
+def test_examples_take_every_outcome_in_turn_while_it_lasts():
+    # 1 fixed, 1 broken, 2 both wrong, 16 both right
+    before = [{"correct": right} for right in [False, True, False, False] + [True] * 16]
+    after = [{"correct": right} for right in [True, False, False, False] + [True] * 16]
+    assert examples(before, after, count=4) == examples(before, after, count=4)
+    chosen = examples(before, after, count=6)
+    assert set(chosen[:4]) == {0, 1, 2, 3}
+    assert len(chosen) == 6
+
+
+def test_questions_about_one_image_are_drawn_together():
+    # ten images with ten equal rows each: the interval must be that of ten draws, not of a hundred
+    right = [float(image % 2) for image in range(10) for _ in range(10)]
+    made = {
+        system: [row(value if system == "tuned" else 0.0) for value in right] for system in ("base_direct", "tuned")
+    }
+    together = summarise(made, clusters=[index // 10 for index in range(100)])["paired"][0]
+    alone = summarise(made, clusters=range(100))["paired"][0]
+    assert together["high"] - together["low"] > 2.5 * (alone["high"] - alone["low"])
+
+
+def row(correct: float) -> dict:
+    part = {"correct": bool(correct), "correct_lenient": bool(correct), "valid_format": True}
+    return part | {"dataset": "d", "union_iou": None, "f1": None, "tokens": 1}
+
+
+def printed(result: dict) -> str:
+    console = Console(width=80, file=io.StringIO())
+    console.print(table(result))
+    return console.file.getvalue()
+
+
+def test_the_table_fits_80_columns_and_cuts_nothing(result):
+    text = printed(result)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…\n" not in text
+    for word in ("right answers", "shapes_relation", "valid format", "box overlap", "66.7 %", "0.75"):
+        assert word in text
+
+
+def test_the_table_shows_the_paired_difference_with_its_interval(result):
+    line = next(line for line in printed(result).splitlines() if line.strip().startswith("valid format"))
+    assert line.split()[-1] == "+100.0"
+
+
+def test_the_table_of_one_system_has_no_differences(tmp_path):
+    result = evaluate(
+        Scripted(ANSWERS), TRIPLETS, benchmark="three", folder=tmp_path, systems=("tuned",), max_new_tokens=64
+    )
+    assert result["paired"] == []
+    assert "66.7 %" in printed(result)
+
+
+def test_shapes_asks_as_many_questions_of_each_kind_and_none_of_them_twice():
+    triplets = shapes(40)
+    kinds = ["shapes_relation", "shapes_count", "shapes_attribute", "shapes_existence"]
+    assert [row.dataset for row in triplets] == [kind for kind in kinds for _ in range(10)]
+    assert len({row.id for row in triplets}) == 40
+    assert {row.split for row in triplets} == {"test"}
+    assert all(row.boxes for row in triplets if row.dataset == "shapes_relation")
