@@ -6,12 +6,14 @@ been. Made for one core (set OMP_NUM_THREADS=1) in the background; `--device cud
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +69,11 @@ class Stage:
 STAGES = (
     Stage("see", steps=420, batch=48, rate=(3e-3, 1e-3), talks=False),
     Stage("point", 350, 16, rate=(2.5e-3, 2.5e-3), most_objects=2, full_scenes=0.3, grounded=0.5, reading=0.15),
-    Stage("answer", 950, 16, rate=(2.5e-3, 2.5e-3), reading=0.15),
-    Stage("settle", 900, 16, rate=(2.5e-3, 1e-4), reading=0.12),
+    Stage("answer", 450, 16, rate=(2.5e-3, 2.5e-3), reading=0.2),
+    Stage("settle", 500, 16, rate=(2.5e-3, 1.5e-4), reading=0.2),
+    Stage("again", 1300, 16, rate=(2e-3, 2e-5), grounded=1.5, reading=0.15),
 )
+SAVE_SECONDS = 90.0
 READING_ROWS, READING_QUESTIONS = 24, 4  # of a step without pictures
 
 
@@ -82,20 +86,22 @@ class Learner:
     heads: Heads
     optimizers: list[torch.optim.Optimizer]
     average: dict[str, Tensor]  # exponential average of the weights, which is what gets saved
-    stage: int = 0
+    stages: tuple[Stage, ...]
+    seed: int
+    stage: int = 0  # the number of the current one
     step: int = 0  # within the stage
     updates: int = 0
     seconds: float = 0.0
 
 
-def new_learner(seed: int, device: str) -> Learner:
+def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
     tokenizer = build_tokenizer()
     model = build_model(tokenizer, seed).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = Heads(tokenizer).to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    return Learner(tokenizer, model, heads, optimizers(model, heads), average)
+    return Learner(tokenizer, model, heads, optimizers(model, heads), average, stages, seed)
 
 
 # --- data
@@ -148,9 +154,10 @@ def scene_tensors(scenes: list[Scene], device: str) -> tuple[Tensor, dict[str, T
 # --- steps
 
 
-def train_step(learner: Learner, packer: Packer, stage: Stage, seed: int) -> dict[str, float]:
+def train_step(learner: Learner, packer: Packer) -> dict[str, float]:
     """One update; what it draws depends only on (seed, stage, step)."""
-    rng = np.random.default_rng([seed, learner.stage, learner.step])
+    stage = learner.stages[learner.stage]
+    rng = np.random.default_rng([learner.seed, learner.stage, learner.step])
     reads = stage.talks and rng.random() < stage.reading
     with torch.autocast(learner.model.device.type, torch.bfloat16):
         losses = _reading_losses(learner, packer, stage, rng) if reads else _picture_losses(learner, packer, stage, rng)
@@ -165,8 +172,8 @@ def train_step(learner: Learner, packer: Packer, stage: Stage, seed: int) -> dic
 
 def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
     device = learner.model.device.type
-    first = sum(done.steps * done.batch for done in STAGES[: learner.stage]) + learner.step * stage.batch
-    scenes = scenes_of(stage, first, rng)
+    earlier = sum(done.steps * done.batch for done in learner.stages[: learner.stage])
+    scenes = scenes_of(stage, earlier + learner.step * stage.batch, rng)
     patches, targets = scene_tensors(scenes, device)
     features, tokens = BatchedVision(learner.model)(patches)
     words = learner.model.get_input_embeddings().weight
@@ -267,19 +274,15 @@ def _iou(a: list[int], b: list[int]) -> float:
     return width * height / (sum(areas) - width * height or 1)
 
 
-class averaged:
+@contextlib.contextmanager
+def averaged(learner: Learner) -> Iterator[None]:
     """Within the block the model has its averaged weights."""
-
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-
-    def __enter__(self) -> None:
-        model = self.learner.model
-        self.own = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(self.learner.average)
-
-    def __exit__(self, *error: object) -> None:
-        self.learner.model.load_state_dict(self.own)
+    own = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    learner.model.load_state_dict(learner.average)
+    try:
+        yield
+    finally:
+        learner.model.load_state_dict(own)
 
 
 # --- keeping
@@ -309,12 +312,20 @@ def load_checkpoint(learner: Learner, folder: Path) -> None:
         setattr(learner, name, state[name])
 
 
-def export(learner: Learner, folder: Path) -> str:
-    """Write the averaged weights as a loadable folder; returns the SHA-256 of the weight file."""
+def export(learner: Learner, folder: Path) -> Path:
+    """The folder, now holding the averaged weights like any other model, and pretraining.json: what made them."""
     model = build_model(learner.tokenizer)
     model.load_state_dict(learner.average)
     save_model(folder, model, learner.tokenizer)
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    record = {
+        "sha256": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
+        "seed": learner.seed,
+        "seconds": round(learner.seconds),
+        "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
+        "stages": [asdict(stage) for stage in learner.stages],
+    }
+    (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
+    return folder
 
 
 # --- the run
@@ -323,38 +334,51 @@ def export(learner: Learner, folder: Path) -> str:
 def pretrain(
     output: Path,
     *,
+    stages: tuple[Stage, ...] = STAGES,
     seed: int = 0,
     resume: bool = False,
     minutes: float | None = None,
     device: str = "cpu",
-    save_seconds: float = 90.0,
-    stages: tuple[Stage, ...] | None = None,
 ) -> Learner:
-    """Carry out the stages (STAGES where none are given); stops early, with a checkpoint, after `minutes`."""
-    stages = STAGES if stages is None else stages
+    """Carry out the stages; stops early, with a checkpoint, once `minutes` have passed (after one step at least)."""
     output.mkdir(parents=True, exist_ok=True)
-    learner = new_learner(seed, device)
+    learner = new_learner(stages, seed, device)
     if resume and (output / "checkpoint.pt").exists():
         load_checkpoint(learner, output)
-    packer, began, before = Packer(learner.tokenizer), time.monotonic(), learner.seconds
-    saved = began
-    while learner.stage < len(stages):
-        stage = stages[learner.stage]
-        row = train_step(learner, packer, stage, seed)
+    packer, clock = Packer(learner.tokenizer), Clock(learner.seconds, minutes)
+    while learner.stage < len(stages) and not clock.is_over():
+        stage, row = stages[learner.stage].name, train_step(learner, packer)
         learner.step += 1
-        learner.seconds = before + time.monotonic() - began
-        is_over = minutes is not None and time.monotonic() - began > minutes * 60
-        is_end = learner.step == stage.steps
-        if is_end or is_over or time.monotonic() - saved > save_seconds:
-            report = {"stage": stage.name, "step": learner.step, "seconds": round(learner.seconds, 1), **row}
-            log(output, {**report, **validate(learner, packer)})
-            if is_end:
+        learner.seconds = clock.seconds()
+        stage_is_done = learner.step == stages[learner.stage].steps
+        if stage_is_done or clock.is_over() or clock.is_time_to_save():
+            log(output, {"stage": stage, "step": learner.step, **row, **validate(learner, packer)})
+            if stage_is_done:
                 learner.stage, learner.step = learner.stage + 1, 0
             save_checkpoint(learner, output)
-            saved = time.monotonic()
-        if is_over:
-            break
     return learner
+
+
+class Clock:
+    """Seconds of training, those before a resume included, and when to save and to stop."""
+
+    def __init__(self, before: float, minutes: float | None) -> None:
+        self.before, self.minutes = before, minutes
+        self.began = self.saved = time.monotonic()
+        self.has_begun = False
+
+    def seconds(self) -> float:
+        self.has_begun = True
+        return self.before + time.monotonic() - self.began
+
+    def is_over(self) -> bool:
+        return self.has_begun and self.minutes is not None and time.monotonic() - self.began >= self.minutes * 60
+
+    def is_time_to_save(self) -> bool:
+        if time.monotonic() - self.saved < SAVE_SECONDS:
+            return False
+        self.saved = time.monotonic()
+        return True
 
 
 def log(output: Path, row: dict[str, Any]) -> None:
@@ -373,9 +397,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     given = parser.parse_args()
     learner = pretrain(given.output, seed=given.seed, resume=given.resume, minutes=given.minutes, device=given.device)
-    digest = export(learner, given.output / "weights")
-    stages = [asdict(stage) for stage in STAGES]
-    log(given.output, {"exported": digest, "seed": given.seed, "seconds": learner.seconds, "stages": stages})
+    print(export(learner, given.output / "weights"))
 
 
 if __name__ == "__main__":

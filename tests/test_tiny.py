@@ -1,0 +1,426 @@
+"""The embedded model: its world is exact, its questions are true, its folder loads like any other model's."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grit_lite.answer import PROMPTS, has_valid_format, parse
+from grit_lite.boxes import Box
+from grit_lite.tiny import TRIPLETS, WEIGHTS, examples, questions
+from grit_lite.tiny.questions import KINDS, OPPOSITE, ask, box_text, held_out, middle
+from grit_lite.tiny.world import COLORS, SHAPES, SIDE, SPLIT_STREAMS, Scene, Shape, make_scene
+
+SCENES = [make_scene(index, "validation") for index in range(60)]
+RED, BLUE = Shape("red", "circle", Box(10, 20, 30, 40)), Shape("blue", "square", Box(25, 60, 45, 80))
+
+
+def rng(*seed: int) -> np.random.Generator:
+    return np.random.default_rng(list(seed) or 0)
+
+
+# --- world
+
+
+def test_a_box_is_the_tight_extent_of_the_drawn_pixels():
+    for scene in SCENES:
+        for number, shape in enumerate(scene.objects, start=1):
+            rows, columns = np.nonzero(scene.mask == number)
+            assert shape.box == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+
+
+def test_an_object_shows_its_color_inside_its_box():
+    scene = next(scene for scene in SCENES if any(o.color == "red" for o in scene.objects))
+    number, shape = next((k, o) for k, o in enumerate(scene.objects, start=1) if o.color == "red")
+    red, green, blue = np.asarray(scene.image)[scene.mask == number].mean(0)
+    assert red > 2 * green, shape
+    assert red > 2 * blue, shape
+
+
+def test_objects_never_overlap_and_stay_inside():
+    for scene in SCENES:
+        assert 1 <= len(scene.objects) <= 5
+        for k, a in enumerate(scene.objects):
+            assert a.box.x1 >= 0
+            assert a.box.y1 >= 0
+            assert max(a.box.x2, a.box.y2) <= SIDE
+            for b in scene.objects[k + 1 :]:
+                apart = (a.box.x2 <= b.box.x1, b.box.x2 <= a.box.x1, a.box.y2 <= b.box.y1, b.box.y2 <= a.box.y1)
+                assert any(apart), (a, b)
+
+
+def test_a_scene_is_the_same_every_time_and_differs_from_every_other():
+    assert make_scene(7, "train").image.tobytes() == make_scene(7, "train").image.tobytes()
+    hashes = [
+        hashlib.sha256(make_scene(index, split).image.tobytes()).hexdigest()  # pyright: ignore[reportArgumentType]
+        for split in SPLIT_STREAMS
+        for index in range(100)
+    ]
+    assert len(set(hashes)) == 300
+
+
+def test_the_curriculum_draws_no_more_objects_than_asked_for():
+    assert max(len(make_scene(index, "train", 2).objects) for index in range(40)) == 2
+
+
+# --- questions
+
+
+def covered(scene: Scene, label: str) -> list[Shape]:
+    """Objects by a reading of the label that the generator does not share."""
+    label = label.removesuffix("s")
+    words = [word for word in label.split() if word != "object"]
+    return [o for o in scene.objects if all(word in (o.color, o.shape) for word in words)]
+
+
+def asked_about(kind: questions.Kind) -> list[tuple[Scene, questions.Asked]]:
+    pairs = ((scene, ask(kind, rng(index), scene)) for index, scene in enumerate(SCENES))
+    return [(scene, asked) for scene, asked in pairs if asked is not None]
+
+
+def test_a_relation_answer_follows_from_the_middles_of_the_boxes():
+    pairs = asked_about("relation")
+    assert len(pairs) > 5
+    for scene, asked in pairs:
+        words = asked.question.removesuffix("?").replace(" to the", "").split()
+        (a,), (b,) = covered(scene, " ".join(words[2:4])), covered(scene, " ".join(words[-2:]))
+        (ax, ay), (bx, by) = middle(a.box), middle(b.box)
+        holds = {"left": ax < bx, "right": ax > bx, "above": ay < by, "below": ay > by}[words[4]]
+        assert asked.answer == ("yes" if holds else "no"), asked.question
+        assert asked.boxes == (a.box, b.box)
+
+
+def test_a_relation_is_true_by_hand():
+    assert questions.true_relation(RED.box, BLUE.box, axis=0) == "left of"  # 20 < 35
+    assert questions.true_relation(BLUE.box, RED.box, axis=0) == "right of"
+    assert questions.true_relation(RED.box, BLUE.box, axis=1) == "above"  # 30 < 70
+    assert questions.true_relation(BLUE.box, RED.box, axis=1) == "below"
+
+
+def test_a_count_is_the_number_of_objects_of_the_class_and_of_boxes():
+    for scene, asked in asked_about("count"):
+        label = asked.question.removeprefix("How many ").split(" are ")[0].split(" do ")[0]
+        assert asked.answer == str(len(covered(scene, label))) == str(len(asked.boxes)), asked.question
+
+
+def test_an_attribute_is_that_of_the_only_object_it_can_mean():
+    for scene, asked in asked_about("attribute"):
+        (thing,) = covered(scene, asked.question.removesuffix("?").split(" is the ")[1])
+        assert asked.answer == (thing.color if "What color" in asked.question else thing.shape)
+        assert asked.boxes == (thing.box,)
+
+
+def test_existence_is_yes_exactly_where_there_is_one():
+    answers = []
+    for scene, asked in asked_about("existence"):
+        name = asked.question.removeprefix("Is there a ").removesuffix("?")
+        assert (asked.answer == "yes") == bool(covered(scene, name)) == bool(asked.boxes)
+        answers.append(asked.answer)
+    assert {"yes", "no"} == set(answers)
+
+
+def test_where_is_answered_by_the_box_of_the_only_object_it_can_mean():
+    for scene, asked in asked_about("where"):
+        (label,) = asked.labels
+        (thing,) = covered(scene, label)
+        assert asked.answer == box_text(thing.box, label)
+        assert parse(asked.answer).boxes == (thing.box,)
+
+
+def test_where_all_lists_every_object_from_left_to_right():
+    scene = Scene(SCENES[0].image, (BLUE, RED), SCENES[0].mask)
+    listed = [questions.ask_where_all(rng(k), scene.objects) for k in range(30)]
+    both = next(asked for asked in listed if asked is not None and asked.labels == ("object", "object"))
+    assert both.question == "Find all the objects."
+    assert both.boxes == (RED.box, BLUE.box)
+
+
+def test_an_imagined_relation_is_true_of_its_boxes():
+    for k in range(50):
+        asked = questions.imagine_relation(rng(k), axis=k % 2)
+        true = questions.true_relation(asked.boxes[0], asked.boxes[1], axis=k % 2)
+        words = true if asked.answer == "yes" else OPPOSITE[true]
+        assert words.split()[0] in asked.question.split()
+
+
+def test_held_out_questions_are_the_same_every_time():
+    first, second = (held_out(["count", "where"], 5) for _ in range(2))
+    assert [(q.question, q.answer, q.boxes) for q in first] == [(q.question, q.answer, q.boxes) for q in second]
+    assert [q.kind for q in first] == ["count"] * 5 + ["where"] * 5
+
+
+def test_one_object_alone_does_not_tell_a_relation():
+    held = held_out(["relation"], 300)
+    rule, yes = [], []
+    for question in held:
+        word = next(word for word in ("left", "right", "above", "below") if f" {word} " in question.question)
+        place = middle(question.boxes[0])[word in ("above", "below")]
+        rule.append(((place < SIDE / 2) == (word in ("left", "above"))) == (question.answer == "yes"))
+        yes.append(question.answer == "yes")
+    assert np.mean(rule) < 0.68  # 0.62 in the long run, and a standard error of 0.03 here
+    assert 0.42 < np.mean(yes) < 0.58
+
+
+# --- embedded triplets
+
+
+def test_the_embedded_triplets_are_ten_relations_and_ten_counts_that_the_script_makes(tmp_path):
+    rows = [json.loads(line) for line in TRIPLETS.read_text().splitlines()]
+    assert [row["dataset"] for row in rows] == ["shapes_relation"] * 10 + ["shapes_count"] * 10
+    assert sorted(row["answer"] for row in rows[10:]) == sorted("12345" * 2)
+    made = examples.write_triplets(tmp_path / "triplets.jsonl")
+    assert made.read_text() == TRIPLETS.read_text()
+    for row in rows:
+        assert (tmp_path / row["image"]).read_bytes() == (TRIPLETS.parent / row["image"]).read_bytes()
+
+
+# --- tokenizer, processor, folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from grit_lite.tiny.build import build_tokenizer
+
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory) -> Path:
+    from grit_lite.tiny.build import save_untrained
+
+    return save_untrained(tmp_path_factory.mktemp("untrained"))
+
+
+@pytest.fixture(scope="module")
+def processor(untrained):
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(untrained)
+
+
+def test_every_number_up_to_255_is_one_token(tokenizer):
+    assert [number for number in range(256) if len(tokenizer(str(number))["input_ids"]) != 1] == []
+
+
+def test_a_box_is_twelve_tokens(tokenizer):
+    assert len(tokenizer(box_text(Box(3, 14, 110, 112), "red circle"))["input_ids"]) == 12
+
+
+@pytest.mark.parametrize(
+    "text", ["<think> I see {x}. </think>", "zebra 日本 300 007", '{"bbox_2d": [1, 2]}', " \n\n a"]
+)
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+def test_two_builds_from_one_seed_are_equal_and_from_two_seeds_are_not(untrained, tmp_path):
+    from grit_lite.tiny.build import save_untrained
+
+    weights = [
+        (folder / "model.safetensors").read_bytes()
+        for folder in (untrained, save_untrained(tmp_path / "0"), save_untrained(tmp_path / "1", seed=1))
+    ]
+    assert weights[0] == weights[1]
+    assert weights[0] != weights[2]
+
+
+def test_the_folder_says_that_boxes_are_pixels_of_the_resized_picture(untrained):
+    said = json.loads((untrained / "grit_lite.json").read_text())
+    assert said["family"] == "qwen3_vl"
+    assert said["box_space"] == "resized_pixels"
+    assert said["prompt"]["direct"] == "\nQuestion: {question}"
+    assert said["prompt"]["grounded"] == PROMPTS["qwen3_vl"].grounded
+
+
+def test_the_prompt_is_one_user_turn_with_the_picture_first(processor):
+    content = [{"type": "image"}, {"type": "text", "text": "\nQuestion: Why?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    assert prompt == f"<|im_start|>user\n{picture}\nQuestion: Why?<|im_end|>\n<|im_start|>assistant\n"
+
+
+# --- training rows
+
+
+def test_the_styles_share_out_all_answers_and_only_full_ones_are_valid_often():
+    from grit_lite.tiny.rows import STYLES, styled
+
+    asked = questions.relation(rng(1), RED, BLUE, axis=0)
+    valid = {name for name in STYLES if has_valid_format(parse("".join(text for text, _ in styled(asked, name))))}
+    assert sum(STYLES.values()) == pytest.approx(1.0)
+    assert valid == {"full", "no_boxes"}
+    assert sum(STYLES[name] for name in valid) <= 0.2
+
+
+def test_a_full_chain_reads_as_the_answer_it_is():
+    from grit_lite.tiny.rows import full_chain
+
+    asked = questions.relation(rng(1), RED, BLUE, axis=0)
+    read = parse("".join(text for text, _ in full_chain(asked)))
+    assert read.boxes == (RED.box, BLUE.box)
+    assert read.rethink == "The red circle is left of the blue square."
+    assert read.answer == asked.answer
+
+
+def test_a_chain_gives_no_weight_to_what_decides_the_form(tokenizer):
+    from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, full_chain
+
+    packer, row = Packer(tokenizer), Packer(tokenizer).image_row()
+    chain = full_chain(questions.relation(rng(1), RED, BLUE, axis=0))
+    packer.ask(row, "\nQuestion: ?", [("chain", chain, CHAIN_WEIGHTS)])
+    weighed = tokenizer.decode([t for t, w in zip(row.labels, row.weights, strict=True) if w > 0])
+    assert "<" not in weighed.replace("<|im_end|>", "")
+    assert "10, 20, 30, 40" in weighed
+    assert " left of" in weighed
+
+
+def test_a_packed_row_computes_what_the_model_computes_for_each_answer_alone(tokenizer, processor):
+    """Pixels, token ids, positions (get_rope_index) and hidden states are those of the ordinary path."""
+    import torch
+
+    from grit_lite.tiny.build import build_model
+    from grit_lite.tiny.learner import BatchedVision, Packed, hidden_states, to_patches
+    from grit_lite.tiny.pretrain import Stage, picture_row
+    from grit_lite.tiny.rows import Packer, lay_out
+
+    model, packer, scene = build_model(tokenizer), Packer(tokenizer), SCENES[3]
+    row = picture_row(packer, Stage("test", 1, 1, (0, 0)), scene, rng(5))
+    patches = torch.from_numpy(to_patches(np.asarray(scene.image)[None]))
+    segments, parents = np.array(row.segments), np.array(row.parents)
+    with torch.no_grad():
+        packed = hidden_states(model, Packed.on("cpu", lay_out([row])), BatchedVision(model)(patches)[1])
+        for _, first, _ in row.marks:
+            seen = np.flatnonzero(np.isin(segments, [0, segments[first], parents[first]]))
+            ids = [row.ids[at] for at in seen]
+            text = tokenizer.decode(ids).replace("<|image_pad|>" * 49, "<|image_pad|>")
+            inputs = processor(text=[text], images=[scene.image], return_tensors="pt")
+            assert inputs["input_ids"][0].tolist() == ids
+            torch.testing.assert_close(inputs["pixel_values"], patches[0], atol=1e-6, rtol=0)
+            positions, _ = model.model.get_rope_index(
+                inputs["input_ids"], inputs["mm_token_type_ids"], inputs["image_grid_thw"]
+            )
+            assert (positions[:, 0].numpy() == np.concatenate(row.positions, axis=1)[:, seen]).all()
+            alone = model.model(**inputs).last_hidden_state[0]
+            torch.testing.assert_close(packed[seen], alone, atol=2e-5, rtol=0)
+
+
+def test_being_off_by_one_pixel_costs_less_than_being_off_by_twenty():
+    import torch
+
+    from grit_lite.tiny.learner import soft_number_loss
+
+    logits = torch.full((3, 113), -9.0)
+    for row, guess in enumerate((50, 51, 70)):
+        logits[row, guess] = 0.0
+    exact, near, far = soft_number_loss(logits, torch.tensor([50, 50, 50])).tolist()
+    assert exact < near < far
+
+
+def test_orthogonalised_matrices_have_nearly_orthonormal_rows():
+    import torch
+
+    from grit_lite.tiny.learner import orthogonalised
+
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(2, 16, 48, generator=torch.manual_seed(0))))
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+# --- pre-training
+
+
+def small_stages():
+    from grit_lite.tiny.pretrain import Stage
+
+    return (
+        Stage("see", steps=1, batch=2, rate=(1e-3, 1e-3), talks=False),
+        Stage("talk", steps=2, batch=2, rate=(1e-3, 0.0), most_objects=2, full_scenes=0.5, reading=0.4),
+    )
+
+
+def test_a_pretraining_that_was_stopped_ends_where_an_uninterrupted_one_ends(tmp_path):
+    import torch
+
+    from grit_lite.tiny.pretrain import pretrain
+
+    whole = pretrain(tmp_path / "whole", stages=small_stages())
+    for _ in range(3):  # no minutes: one step each
+        parts = pretrain(tmp_path / "parts", resume=True, minutes=0, stages=small_stages())
+    assert (parts.stage, parts.updates) == (whole.stage, whole.updates) == (2, 3)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, parts.model.state_dict()[name]), name
+        assert torch.equal(whole.average[name], parts.average[name]), name
+
+
+# --- the shipped weights
+
+
+def test_the_shipped_weights_are_small_and_are_the_recorded_ones():
+    weights = (WEIGHTS / "model.safetensors").read_bytes()
+    assert len(weights) <= 10_000_000
+    assert json.loads((WEIGHTS / "pretraining.json").read_text())["sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_the_shipped_tokenizer_is_the_one_that_is_built(tokenizer):
+    from transformers import AutoTokenizer
+
+    shipped = AutoTokenizer.from_pretrained(WEIGHTS)
+    assert shipped.get_vocab() == tokenizer.get_vocab()
+
+
+def test_the_shipped_weights_keep_their_floors():
+    from grit_lite.tiny.measure import FLOORS, MOST_VALID_FORMAT
+
+    measured = json.loads((WEIGHTS / "measured.json").read_text())
+    assert measured["questions_per_kind"] == 500
+    assert all(measured[name] >= floor for name, floor in FLOORS.items())
+    assert measured["valid_format_greedy"] <= MOST_VALID_FORMAT
+
+
+def test_the_shipped_weights_do_as_measured_on_a_handful(tmp_path):
+    from grit_lite.tiny.measure import measure
+
+    found = measure(WEIGHTS, per_kind=20, split="validation")
+    assert found["attribute"] >= 0.8
+    assert found["count"] >= 0.6
+    assert found["where_iou"] >= 0.5
+    assert found["valid_format_greedy"] <= 0.3
+
+
+def test_the_shipped_weights_load_in_four_bits():
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=["visual", "lm_head"]
+    )
+    model = AutoModelForImageTextToText.from_pretrained(WEIGHTS, quantization_config=config)
+    four_bit = [name for name, module in model.named_modules() if type(module).__name__ == "Linear4bit"]
+    assert len(four_bit) == 4 * 7  # of each of four layers: q, k, v, o, gate, up, down
+    assert all("language_model" in name for name in four_bit)
+
+
+def test_a_chain_is_begun_with_what_the_question_asks_about():
+    from grit_lite.tiny.measure import chain_opening
+
+    image = SCENES[0].image
+    said = [
+        chain_opening(questions.SceneQuestion(question, "", kind, (), image))
+        for question, kind in (
+            ("Is the red circle to the left of the blue square?", "relation"),
+            ("How many red circles are there?", "count"),
+            ("How many objects do you see?", "count"),
+        )
+    ]
+    assert said == [
+        "<think> I look for the red circle and the blue square. The",
+        "<think> I look for the red circles. I see",
+        "<think> I look for the objects. I see",
+    ]
+
+
+def test_kinds_are_the_five_that_are_documented():
+    assert KINDS == ("relation", "count", "attribute", "existence", "where")
+    assert len(COLORS) == 6
+    assert len(SHAPES) == 3
