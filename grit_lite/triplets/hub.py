@@ -3,9 +3,9 @@
 Images are taken as stored bytes, never decoded by the library, so that the same checks hold for every source.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from grit_lite.errors import DataError
 from grit_lite.triplets.rows import FIELDS, RawRow, field_of, to_fields
@@ -41,8 +41,8 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
     folder = Path(name) if Path(name).is_dir() else Path(name).parent
     defaults = {"dataset": Path(name).stem.lower(), "split": split}
     label_names = _label_names(dataset)
-    for number, values in enumerate(dataset, start=1):
-        values |= {column: to_name(values[column]) for column, to_name in label_names.items()}
+    for number, row in enumerate(cast("Iterable[dict[str, Any]]", dataset), start=1):
+        values = row | {column: to_name(row[column]) for column, to_name in label_names.items()}
         values[image] = _stored_image(values[image], folder)
         yield RawRow(f"hf:{name}:{split}", number, defaults | to_fields(values, columns), (folder,))
 
@@ -115,7 +115,7 @@ def _label_names(dataset: "Dataset") -> dict[str, Callable[[int | None], str | N
 
     labels = {column: feature for column, feature in dataset.features.items() if isinstance(feature, ClassLabel)}
     return {
-        column: lambda number, feature=feature: None if number is None else feature.int2str(number)
+        column: lambda number, feature=feature: None if number is None else str(feature.int2str(number))
         for column, feature in labels.items()
     }
 

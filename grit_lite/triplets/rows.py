@@ -5,6 +5,7 @@ lead out of the folders they are relative to.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -87,7 +88,7 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawRow | BadR
     with path.open("rb") as file:
         for number, line in enumerate(_lines(file), start=1):
             try:
-                if values := _parse_line(line):
+                if (values := _parse_line(line)) is not None:
                     values = {"dataset": path.stem, "split": "train"} | to_fields(values, columns)
                     yield RawRow(str(path), number, values, roots)
             except DataError as error:
@@ -133,9 +134,11 @@ def image_path(name: str, roots: tuple[Path, ...]) -> Path:
     _refuse_foreign_path(name)
     for root in roots:
         path = _resolve_inside(name, root)
-        if path.exists():
+        if os.path.exists(path):  # unlike Path.exists it does not raise on a name too long for the disk
             return path
-    raise DataError(f"there is no image {name!r} in {' or '.join(map(str, roots))}")
+    raise DataError(
+        f"there is no image {shorten(name)} in {' or '.join(map(str, roots))}; put it there or correct the path"
+    )
 
 
 def row_id(raw: RawRow) -> str:
