@@ -125,7 +125,7 @@ class PlainBackend:
         self.model = get_peft_model(self.model, lora)
 
     def trainer_types(self) -> tuple[type, type]:
-        from trl import GRPOConfig, GRPOTrainer
+        from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
 
         return GRPOConfig, GRPOTrainer
 
