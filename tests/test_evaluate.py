@@ -10,10 +10,12 @@ from PIL import Image
 from rich.console import Console
 
 from grit_lite.answer import PROMPTS
-from grit_lite.backends import Generated, ModelSpec, Request
+from grit_lite.backends import Generated, ModelSpec, Request, open_backend
 from grit_lite.boxes import Box, BoxSpace
 from grit_lite.evaluate import evaluate, examples, shapes, short_ending, table
 from grit_lite.evaluate.summary import summarise
+from grit_lite.recipe import Recipe
+from grit_lite.tiny.build import save_untrained
 from grit_lite.triplets import Triplet
 
 PROMPT = PROMPTS["qwen3_vl"]
@@ -271,3 +273,24 @@ def test_shapes_asks_as_many_questions_of_each_kind_and_none_of_them_twice():
     assert len({row.id for row in triplets}) == 40
     assert {row.split for row in triplets} == {"test"}
     assert all(row.boxes for row in triplets if row.dataset == "shapes_relation")
+
+
+def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
+    import torch
+
+    folder = save_untrained(tmp_path / "model")
+    recipe = Recipe(model=str(folder), dtype="float32", max_pixels=112 * 112)
+    backend = open_backend(recipe)
+    backend.attach_lora(recipe)
+    with torch.no_grad():  # a fresh adapter changes nothing; this one does
+        for name, weight in backend.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    triplets = shapes(16)
+    for size in (1, 16):
+        evaluate(backend, triplets, benchmark="shapes", folder=tmp_path / str(size), max_new_tokens=16, batch_size=size)
+    for name in ("shapes.jsonl", "shapes.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "16" / name).read_bytes()
+    lines = (tmp_path / "1" / "shapes.jsonl").read_text().splitlines()
+    said = {row["completion"] for row in map(json.loads, lines)}
+    assert len(said) > 16  # the model does not say the same to everything, so equality means something
