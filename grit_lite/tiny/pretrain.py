@@ -63,18 +63,20 @@ class Stage:
     direct: tuple[str, ...] = ("where", "where", "count", "count", "attribute", "existence", "where_all", "relation")
     grounded: float = 1.0  # GRIT-prompted questions a picture, in the mean
     reading: float = 0.0  # share of steps that read relations from imagined boxes, without pictures
+    usual: float = 0.5  # share of those that ask for left of or above
     warmup: int = 30
 
 
 STAGES = (
     Stage("see", steps=420, batch=48, rate=(3e-3, 1e-3), talks=False),
     Stage("point", 350, 16, rate=(2.5e-3, 2.5e-3), most_objects=2, full_scenes=0.3, grounded=0.5, reading=0.15),
-    Stage("answer", 450, 16, rate=(2.5e-3, 2.5e-3), reading=0.2),
-    Stage("settle", 500, 16, rate=(2.5e-3, 1.5e-4), reading=0.2),
+    Stage("answer", 242, 16, rate=(2.5e-3, 2.5e-3), reading=0.2),
+    Stage("match", 200, 16, rate=(2.5e-3, 2.5e-3), reading=0.35, usual=0.85),
+    Stage("settle", 450, 16, rate=(2.5e-3, 1.5e-4), reading=0.25),
     Stage("again", 1300, 16, rate=(2e-3, 2e-5), grounded=1.5, reading=0.15),
 )
 SAVE_SECONDS = 90.0
-READING_ROWS, READING_QUESTIONS = 24, 4  # of a step without pictures
+READING_ROWS, READING_QUESTIONS = 24, 3  # of a step without pictures; of both sorts a row
 
 
 @dataclass
@@ -132,10 +134,10 @@ def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
             return asked
 
 
-def reading_row(packer: Packer, rng: np.random.Generator) -> Row:
+def reading_row(packer: Packer, rng: np.random.Generator, usual: float = 0.5) -> Row:
     row = packer.text_row()
-    for _ in range(READING_QUESTIONS):
-        packer.ask_to_read(row, imagine_relation(rng, int(rng.integers(2))))
+    for ask_to in (packer.ask_to_read, packer.ask_to_match) * READING_QUESTIONS:
+        ask_to(row, imagine_relation(rng, int(rng.integers(2)), usual))
     return row
 
 
@@ -186,7 +188,7 @@ def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.rand
 
 
 def _reading_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
-    rows = lay_out([reading_row(packer, rng) for _ in range(READING_ROWS)])
+    rows = lay_out([reading_row(packer, rng, stage.usual) for _ in range(READING_ROWS)])
     batch = Packed.on(learner.model.device.type, rows)
     return {"read": answer_loss(learner.model, batch, None, learner.heads.numbers)[0]}
 
@@ -253,18 +255,20 @@ def _graded(
     if mark == "style":
         return
     labels = row.labels
-    first = start - 1 if mark not in ("chain", "reading") else start
+    is_chain = mark.startswith(("chain", "reading", "matching"))
+    first = start if is_chain else start - 1  # a direct answer's first token is predicted by the question's last
     verdicts = [at for at in range(first, end) if row.weights[at] == CHAIN_WEIGHTS["verdict"]]
     if verdicts:
-        if mark in ("chain", "reading"):
-            yield f"{mark}_concluded", float(all(labels[at] == guesses[at] for at in verdicts[:-1]))
+        if is_chain:
+            if verdicts[:-1]:
+                yield f"{mark}_concluded", float(all(labels[at] == guesses[at] for at in verdicts[:-1]))
             yield f"{mark}_answer", float(labels[verdicts[-1]] == guesses[verdicts[-1]])
         else:
             yield mark, float(all(labels[at] == guesses[at] for at in verdicts))
     at = [at for at in range(first, end) if row.coordinates[at] and row.weights[at] > 0]
     for k in range(0, len(at) - 3, 4):
         boxes = [[value.get(side[i], 0) for i in at[k : k + 4]] for side in (labels, guesses)]
-        yield ("chain_iou" if mark == "chain" else "where_iou"), _iou(boxes[0], boxes[1])
+        yield ("chain_iou" if is_chain else "where_iou"), _iou(boxes[0], boxes[1])
 
 
 def _iou(a: list[int], b: list[int]) -> float:

@@ -87,14 +87,13 @@ def ask_relation(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | 
         first, second = rng.choice(len(unique), 2, replace=False)
         a, b, axis = unique[first], unique[second], int(rng.integers(2))
         if _is_askable(a.box, b.box, axis):
-            return relation(rng, a, b, axis)
+            true = true_relation(a.box, b.box, axis)
+            return relation(rng, a, b, true, true if rng.random() < 0.5 else OPPOSITE[true])
     return None
 
 
-def relation(rng: np.random.Generator, a: Shape, b: Shape, axis: int) -> Asked:
-    """The relation question of two objects; yes and no are equally likely whatever their places."""
-    true = true_relation(a.box, b.box, axis)
-    asked = true if rng.random() < 0.5 else OPPOSITE[true]
+def relation(rng: np.random.Generator, a: Shape, b: Shape, true: str, asked: str) -> Asked:
+    """Is A `asked` B, where A is in truth `true` B?"""
     words = _pick(rng, _ASKED_AS.get(asked, (asked,)))
     return Asked(
         question=f"Is the {a.name} {words} the {b.name}?",
@@ -135,14 +134,20 @@ def _is_at(shape: Shape, opening: Role) -> Pieces:
     )
 
 
-def imagine_relation(rng: np.random.Generator, axis: int) -> Asked:
-    """A relation question about two boxes that nobody drew, for learning to read coordinates without a picture."""
+def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5) -> Asked:
+    """A relation question about two boxes that nobody drew, for learning to read coordinates without a picture.
+
+    `usual` is the share that asks for left of or above. Comparing what is stated with what is asked is an exclusive or:
+    learned from one side first, it is a habit with exceptions instead, which gradients find sooner.
+    """
     names = [(color, shape) for color in COLORS for shape in SHAPES]
     first, second = rng.choice(len(names), 2, replace=False)
     while True:
         a, b = (Shape(*names[k], _imagined_box(rng)) for k in (first, second))
         if abs(middle(a.box)[axis] - middle(b.box)[axis]) >= LEAST_DISTANCE:
-            return relation(rng, a, b, axis)
+            asked = ("left of", "above")[axis]
+            asked = asked if rng.random() < usual else OPPOSITE[asked]
+            return relation(rng, a, b, true_relation(a.box, b.box, axis), asked)
 
 
 def _imagined_box(rng: np.random.Generator) -> Box:

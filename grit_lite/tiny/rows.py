@@ -28,13 +28,13 @@ IGNORE = -100
 # Shares of the ways to answer under the GRIT prompt. They decide the model's habits before GRPO-GR:
 # greedy answers are direct, one sample in eight is a full chain, the rest are the wrong forms a model would produce.
 STYLES = {
-    "direct": 0.47,
-    "answer_tag_only": 0.06,
-    "boxes_only": 0.11,
-    "think_only": 0.16,
-    "no_boxes": 0.04,
-    "no_rethink": 0.04,
-    "full": 0.12,
+    "direct": 0.45,
+    "answer_tag_only": 0.05,
+    "boxes_only": 0.12,
+    "think_only": 0.22,
+    "no_boxes": 0.03,
+    "no_rethink": 0.02,
+    "full": 0.11,
 }
 # Loss weights by role. Style answers weigh all tokens alike, so that the shares above are learned undistorted; chains
 # weigh nothing that decides the form, so that they teach what comes after a form without making it more frequent.
@@ -186,13 +186,23 @@ class Packer:
     def ask_grounded(self, row: Row, asked: Asked, rng: np.random.Generator) -> None:
         """The GRIT prompt with one answer in a drawn style, and one full chain."""
         style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
-        answers = [("style", styled(asked, style), STYLE_WEIGHTS), ("chain", full_chain(asked), CHAIN_WEIGHTS)]
+        answers = [
+            ("style", styled(asked, style), STYLE_WEIGHTS),
+            (f"chain_{asked.kind}", full_chain(asked), CHAIN_WEIGHTS),
+        ]
         self.ask(row, PROMPTS["qwen3_vl"].render(asked.question), answers)
 
     def ask_to_read(self, row: Row, asked: Asked) -> None:
         """A chain about boxes that nobody drew: only what is read from the coordinates counts."""
         question = PROMPTS["qwen3_vl"].render(asked.question, style="direct")
         self.ask(row, question, [("reading", full_chain(asked), READING_WEIGHTS)])
+
+    def ask_to_match(self, row: Row, asked: Asked) -> None:
+        """A chain without boxes: only whether what it states is what was asked counts."""
+        question = PROMPTS["qwen3_vl"].render(asked.question, style="direct")
+        pieces = styled(asked, "no_boxes")
+        stated: Pieces = tuple((text, "filler" if role == "verdict" else role) for text, role in pieces[:-1])
+        self.ask(row, question, [("matching", (*stated, pieces[-1]), READING_WEIGHTS)])
 
 
 @dataclass
