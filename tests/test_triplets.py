@@ -247,6 +247,11 @@ def test_whatever_a_field_holds_the_row_is_a_triplet_or_bad(tmp_path, changes):
     assert all("\n" not in str(bad) and str(bad).isprintable() for bad in loaded.bad_rows)
 
 
+def test_a_bad_row_as_text_cannot_steer_a_terminal(tmp_path):
+    loaded = load(write(tmp_path, row(answer="\x1b[2J\u202e", image="b\x1b]8;;x\x07.png"), name="\x1b[31mred.jsonl"))
+    assert str(loaded.bad_rows[0]).startswith(f"{tmp_path}/red.jsonl:1: image 'b\\x1b]8;;x\\x07.png' has a backslash")
+
+
 # --- bad rows: images
 
 PHOTO = encode(Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)), "JPEG")
@@ -370,6 +375,7 @@ BAD_BOXES = {
     "x turned round": ([11, 2, 1, 12], "box 1 [11, 2, 1, 12] has no area; it has to be [x1, y1, x2, y2] with x1 < x2"),
     "y turned round": ([1, 12, 11, 2], "box 1 [1, 12, 11, 2] has no area"),
     "a line": ([1, 2, 1, 12], "box 1 [1, 2, 1, 12] has no area"),
+    "a sliver that is cut off": ([-0.4, 2, -0.1, 12], "box 1 [-0.4, 2, -0.1, 12] has no area"),
     "right of it": (
         [1, 2, 41, 12],
         "box 1 [1, 2, 41, 12] reaches outside the image, 40 x 30; give pixels of the image",
@@ -526,7 +532,7 @@ def test_open_image_names_the_file_and_what_is_wrong(tmp_path):
         open_image(tmp_path / "b.png")
     with pytest.raises(DataError, match=r"^Image '.*c.png': there is no such file; check the path.$"):
         open_image(tmp_path / "c.png")
-    with pytest.raises(DataError, match="it cannot be read .File name too long.; check its name and permissions"):
+    with pytest.raises(DataError, match=r"it cannot be read .File name too long.; check its name and permissions"):
         open_image(tmp_path / ("d" * 300))
 
 
@@ -607,6 +613,12 @@ def test_a_source_that_is_not_there_says_what_can_be_given(tmp_path):
     }.items():
         with pytest.raises(DataError, match=reason):
             load(tmp_path / source)
+
+
+def test_a_file_that_cannot_be_read_is_one_clear_message(tmp_path):
+    (tmp_path / "data.jsonl").symlink_to("/proc/self/mem")  # opens, and then fails to be read, even for root
+    with pytest.raises(DataError, match=r"data.jsonl cannot be read \(Input/output error\). Check its permissions."):
+        load(tmp_path / "data.jsonl")
 
 
 def test_the_embedded_triplets_are_ten_relations_and_ten_counts():

@@ -111,15 +111,21 @@ def _size_problems(row: Row, image: ImageFacts) -> Iterator[str]:
 
 
 def _box_problems(boxes: Sequence[Box], size: Size) -> Iterator[str]:
-    width, height = size
     for number, box in enumerate(boxes, start=1):
-        name = f"box {number} [{', '.join(f'{value:.10g}' for value in box)}]"
-        if box.x1 >= box.x2 or box.y1 >= box.y2:
-            yield f"{name} has no area; it has to be [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
-        elif min(box) < -_SLACK or box.x2 > width + _SLACK or box.y2 > height + _SLACK:
-            yield f"{name} reaches outside the image, {width} x {height}; give pixels of the image as stored"
-        elif max(box) <= 1 < min(size):
-            yield f"{name} looks like fractions of the image; multiply by {width} and {height}"
+        if problem := _box_problem(box, size):
+            yield f"box {number} [{', '.join(f'{value:.10g}' for value in box)}] {problem}"
+
+
+def _box_problem(box: Box, size: Size) -> str | None:
+    width, height = size
+    if min(box) < -_SLACK or max(box.x1, box.x2) > width + _SLACK or max(box.y1, box.y2) > height + _SLACK:
+        return f"reaches outside the image, {width} x {height}; give pixels of the image as stored"
+    cut = _cut(box, size)
+    if cut.x1 >= cut.x2 or cut.y1 >= cut.y2:
+        return "has no area; it has to be [x1, y1, x2, y2] with x1 < x2 and y1 < y2"
+    if max(box) <= 1 < min(size):
+        return f"looks like fractions of the image; multiply by {width} and {height}"
+    return None
 
 
 def _cut(box: Box, size: Size) -> Box:

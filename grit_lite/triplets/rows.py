@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PureWindowsPath
-from typing import IO, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
+from grit_lite.answer import plain
 from grit_lite.errors import DataError
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -24,14 +25,14 @@ Numbers = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be used; as text it is `file:line: reason`."""
+    """A row that cannot be used; as text, safe for a terminal, it is `file:line: reason`."""
 
     file: str
     line: int
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.reason}"
+        return plain(f"{self.file}:{self.line}: {self.reason}")
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,18 @@ def read_jsonl(path: Path, columns: Mapping[str, str]) -> Iterator[RawRow | BadR
         columns: GRIT's name -> the name in this file, where they differ.
 
     A row that names no dataset belongs to one called after the file, and a row that names no split to "train".
+
+    Raises:
+        DataError: the file cannot be read. What is wrong with a row is its `BadRow`.
     """
     roots = (path.parent, path.parent / "images")
-    with path.open("rb") as file:
-        for number, line in enumerate(_lines(file), start=1):
-            try:
-                if (values := _parse_line(line)) is not None:
-                    values = {"dataset": path.stem, "split": "train"} | to_fields(values, columns)
-                    yield RawRow(str(path), number, values, roots)
-            except DataError as error:
-                yield BadRow(str(path), number, str(error))
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            if (values := _parse_line(line)) is not None:
+                values = {"dataset": path.stem, "split": "train"} | to_fields(values, columns)
+                yield RawRow(str(path), number, values, roots)
+        except DataError as error:
+            yield BadRow(str(path), number, str(error))
 
 
 def to_fields(values: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
@@ -157,12 +160,16 @@ def shorten(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def _lines(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines of at most `MAX_LINE_BYTES` + 1 bytes; what a longer one has beyond that is passed over unread."""
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        yield line
-        while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            line = file.readline(MAX_LINE_BYTES + 1)
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of at most `MAX_LINE_BYTES` + 1 bytes; what a longer one has beyond that is passed over."""
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                yield line
+                while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    line = file.readline(MAX_LINE_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
