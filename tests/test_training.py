@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from grit_lite.cli import main
 from grit_lite.run import METRICS, SAMPLES, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
@@ -88,6 +89,14 @@ def run_command(command, *arguments, **environment):
     )
 
 
+def resume(folder, monkeypatch):
+    """`grit-lite train --resume` in this process, which has torch loaded already."""
+    monkeypatch.setattr(sys, "argv", ["grit-lite", "train", "--resume", "--output", str(folder)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(arguments, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "whole"
@@ -107,14 +116,13 @@ def test_a_whole_run_leaves_everything_it_promises(uninterrupted):
     assert (folder / "adapter" / "grit_lite.json").is_file()
 
 
-@pytest.mark.parametrize("share", [0.05, 0.35, 0.5, 0.6, 0.9])
-def test_a_run_killed_anywhere_and_resumed_writes_the_same_rows(uninterrupted, arguments, tmp_path, share):
+@pytest.mark.parametrize("share", [0.05, 0.35, 0.55, 0.8])
+def test_a_run_killed_anywhere_and_resumed_writes_the_same_rows(uninterrupted, arguments, tmp_path, monkeypatch, share):
     whole, events = uninterrupted
     folder = tmp_path / "run"
     killed = run_command(KILLED, *arguments, "--output", folder, KILL_AT=str(max(1, round(share * events))))
     assert killed.returncode == -signal.SIGKILL
-    resumed = run_command(COMMAND, "train", "--resume", "--output", folder)
-    assert resumed.returncode == 0, resumed.stderr
+    resume(folder, monkeypatch)
     for name in (METRICS, SAMPLES):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
     adapter = "adapter/adapter_model.safetensors"
@@ -123,7 +131,7 @@ def test_a_run_killed_anywhere_and_resumed_writes_the_same_rows(uninterrupted, a
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_keeps_a_checkpoint_and_resumes_as_if_never_stopped(
-    uninterrupted, arguments, tmp_path, number, code
+    uninterrupted, arguments, tmp_path, monkeypatch, number, code
 ):
     whole, _ = uninterrupted
     folder = tmp_path / "run"
@@ -139,8 +147,7 @@ def test_a_signal_ends_the_step_keeps_a_checkpoint_and_resumes_as_if_never_stopp
         assert process.returncode == code, stderr
         assert "go on with: grit-lite train --resume" in stderr
         assert json.loads((folder / "run.json").read_text())["status"] == "stopped"
-        resumed = run_command(COMMAND, "train", "--resume", "--output", folder)
-        assert resumed.returncode == 0, resumed.stderr
+        resume(folder, monkeypatch)
     assert (folder / METRICS).read_bytes() == (whole / METRICS).read_bytes()
 
 
