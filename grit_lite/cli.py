@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` and usage 
 
 import json
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -175,6 +176,52 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     if not (run / "run.json").is_file():
         raise UsageError(f"{run} is not a run folder: it has no run.json.")
     print(write_report(run))
+
+
+@app.command()
+def rewards(
+    file: Annotated[Path, typer.Argument(help="Completions, a JSON object a line; a run's samples.jsonl will do.")],
+    preset: Annotated[str, typer.Option(help="grit-lite, grit-paper or grit-code.")] = "grit-lite",
+    as_json: Json = False,
+) -> None:
+    """Score completions offline, and show what every preset pays to attacks.
+
+    Example: [bold]grit-lite rewards runs/tiny-20260102-030405/samples.jsonl --preset grit-paper[/bold]
+    """
+    from grit_lite.attacks import attack_table, score_file
+
+    scored, attacks = score_file(file, preset), attack_table()
+    if as_json:
+        print(json.dumps({**asdict(scored), "attacks": [asdict(row) for row in attacks]}, ensure_ascii=False))
+        return
+    _print_scored(scored)
+    _print_attacks(attacks)
+
+
+def _print_scored(scored: Any) -> None:
+    grid = Table(title=f"{scored.preset} on {len(scored.rows)} completions", title_justify="left")
+    for heading in ("term", "mean", "lowest", "highest"):
+        grid.add_column(heading, justify="left" if heading == "term" else "right")
+    for term, mean in scored.means.items():
+        known = [row[term] for row in scored.rows if row[term] is not None]
+        cells = (mean, min(known), max(known)) if known else (None, None, None)
+        grid.add_row(term, *("–" if cell is None else f"{cell:.3f}" for cell in cells))
+    out.print(grid)
+    for flag in scored.flags:
+        lines = ", ".join(map(str, flag.lines))
+        out.print(Text(f"{flag.term}: {flag.reason} ({flag.rows} rows; lines {lines})", style="yellow"), soft_wrap=True)
+
+
+def _print_attacks(rows: Any) -> None:
+    presets = list(rows[0].totals)
+    grid = Table(title="What each preset pays: red is more than an honest wrong answer earns", title_justify="left")
+    grid.add_column("completion")
+    for preset in presets:
+        grid.add_column(preset, justify="right")
+    for row in rows:
+        cells = [Text(f"{row.totals[p]:.2f}", style="red" if p in row.earns_more else "") for p in presets]
+        grid.add_row(Text(row.name, style="" if row.role == "attack" else "bold"), *cells)
+    out.print(grid)
 
 
 @app.command()

@@ -180,5 +180,19 @@ def test_debug_shows_the_traceback_wherever_it_is_typed(cli, monkeypatch):
         cli("recipes", "--debug")
 
 
+def test_completions_are_scored_and_the_attacks_shown(cli, tmp_path):
+    path = tmp_path / "completions.jsonl"
+    row = {"completion": "<answer> 2", "question": "How many?", "answer": "2", "dataset": "tallyqa"}
+    path.write_text(json.dumps(row) + "\n")
+    code, out, _ = cli("rewards", path)
+    assert code == 0
+    assert "grit-lite on 1 completions" in out
+    assert "box spam" in out
+    scored = json.loads(cli("rewards", path, "--json")[1])
+    assert scored["means"]["answer"] == 1.0
+    refused(cli("rewards", path, "--preset", "grit-lit"), 2, "grit-lite")
+    refused(cli("rewards", tmp_path / "gone.jsonl"), 3, "gone.jsonl")
+
+
 def test_every_recipe_is_listed(cli):
     assert set(json.loads(cli("recipes", "--json")[1])) >= {"tiny"}
