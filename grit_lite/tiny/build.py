@@ -59,7 +59,7 @@ def save_model(folder: Path, model: "Qwen3VLForConditionalGeneration", tokenizer
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(dtype=torch.bfloat16).save_pretrained(folder)  # pyright: ignore[reportCallIssue]
     build_processor(tokenizer).save_pretrained(folder)
     (folder / "grit_lite.json").write_text(json.dumps(conventions(), indent=2) + "\n")
     return folder
@@ -78,7 +78,7 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int = 0) -> "Qwen3VL
     import torch
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    token = tokenizer.convert_tokens_to_ids
+    token = tokenizer.get_vocab()
     text = {
         "vocab_size": -(-len(tokenizer) // 16) * 16,
         "hidden_size": HIDDEN,
@@ -96,8 +96,8 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int = 0) -> "Qwen3VL
         },
         "tie_word_embeddings": True,
         "initializer_range": 0.04,
-        "pad_token_id": token("<|endoftext|>"),
-        "eos_token_id": token("<|im_end|>"),
+        "pad_token_id": token["<|endoftext|>"],
+        "eos_token_id": token["<|im_end|>"],
         "bos_token_id": None,
     }
     vision = {
@@ -116,17 +116,17 @@ def build_model(tokenizer: "PreTrainedTokenizerFast", seed: int = 0) -> "Qwen3VL
     config = Qwen3VLConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=token("<|image_pad|>"),
-        video_token_id=token("<|video_pad|>"),
-        vision_start_token_id=token("<|vision_start|>"),
-        vision_end_token_id=token("<|vision_end|>"),
+        image_token_id=token["<|image_pad|>"],
+        video_token_id=token["<|video_pad|>"],
+        vision_start_token_id=token["<|vision_start|>"],
+        vision_end_token_id=token["<|vision_end|>"],
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen3VLForConditionalGeneration(config)
-    model.generation_config.eos_token_id = token("<|im_end|>")
-    model.generation_config.pad_token_id = token("<|endoftext|>")
+    model.generation_config.eos_token_id = token["<|im_end|>"]
+    model.generation_config.pad_token_id = token["<|endoftext|>"]
     return model.eval()
 
 

@@ -22,12 +22,12 @@ _WANTED: dict[Kind, dict[str, int]] = {
 def write_triplets(path: Path = TRIPLETS, seed: int = 20) -> Path:
     """The JSONL file, now holding 20 rows; the same seed gives the same rows and pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    chosen = [(kind, *found) for kind in _WANTED for found in _choose(kind, seed)]
     rows = []
-    for number, (kind, scene, asked) in enumerate(chosen):
-        image = f"{kind}_{number:02d}.png"
-        scene.image.save(path.parent / image, optimize=True)
-        rows.append(_row(asked, kind, image))
+    for kind in _WANTED:
+        for scene, asked in _choose(kind, seed):
+            image = f"{kind}_{len(rows):02d}.png"
+            scene.image.save(path.parent / image, optimize=True)
+            rows.append(_row(asked, kind, image))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

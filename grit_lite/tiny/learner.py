@@ -6,6 +6,7 @@ one size, so they go through in one batch. The heads teach the vision tower what
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class BatchedVision:
     """The model's vision tower for a batch of equal pictures; holds no weights of its own."""
 
     def __init__(self, model: Qwen3VLForConditionalGeneration) -> None:
-        self.tower = model.model.visual
+        self.tower: Any = model.model.visual
         row, column = np.mgrid[0:PATCHES, 0:PATCHES]
         order = torch.from_numpy(np.stack([_processor_order(row), _processor_order(column)]))  # (2, 196)
         device = next(self.tower.parameters()).device
@@ -81,7 +82,7 @@ class BatchedVision:
         merged = merger.norm(hidden).view(count, size // MERGE**2, -1)
         return hidden, merger.linear_fc2(merger.act_fn(merger.linear_fc1(merged)))
 
-    def _attend(self, attention: nn.Module, hidden: Tensor) -> Tensor:
+    def _attend(self, attention: Any, hidden: Tensor) -> Tensor:
         count, size, width = hidden.shape
         query, key, value = attention.qkv(hidden).view(count, size, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key = self._turn(query), self._turn(key)
@@ -201,7 +202,7 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Packed, image_t
 
     `image_tokens` (B, 49, 192) take the place of the image placeholders; None for rows without a picture.
     """
-    language = model.model.language_model
+    language: Any = model.model.language_model
     embedded = language.embed_tokens(batch.ids)
     if image_tokens is not None:
         places = (batch.ids == model.config.image_token_id).nonzero()[:, 0]
@@ -214,7 +215,7 @@ def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Packed, image_t
     return language.norm(hidden)[0]
 
 
-def _attend(attention: nn.Module, hidden: Tensor, turns: tuple[Tensor, Tensor], batch: Packed) -> Tensor:
+def _attend(attention: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], batch: Packed) -> Tensor:
     """(1, N, 192) -> the same: attention in blocks, which touches a third of what one masked square would."""
     size, width = hidden.shape[1], attention.head_dim
     query = attention.q_norm(attention.q_proj(hidden).view(1, size, -1, width)).transpose(1, 2)
@@ -285,7 +286,7 @@ class StackedMuon(torch.optim.Optimizer):
             by_shape: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    update = self._momentum(parameter, group["momentum"])
+                    update = self._momentum(parameter, parameter.grad, group["momentum"])
                     update = update.T if update.shape[0] > update.shape[1] else update
                     by_shape.setdefault(tuple(update.shape), []).append((parameter, update))
             for same in by_shape.values():
@@ -296,12 +297,12 @@ class StackedMuon(torch.optim.Optimizer):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * 0.2 * max(parameter.shape) ** 0.5)
 
-    def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+    def _momentum(self, parameter: nn.Parameter, gradient: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(state["momentum"], momentum)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum)
 
 
 def orthogonalised(matrices: Tensor, steps: int = 4) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from grit_lite.tiny.learner import (  # noqa: E402
 )
 from grit_lite.tiny.questions import (  # noqa: E402
     Asked,
+    Kind,
     ask,
     ask_where_all,
     imagine_relation,
@@ -45,7 +46,7 @@ from grit_lite.tiny.questions import (  # noqa: E402
 from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, Row, lay_out  # noqa: E402
 from grit_lite.tiny.world import MOST_OBJECTS, Scene, make_scene  # noqa: E402
 
-GROUNDED_KINDS = {"relation": 0.5, "count": 0.32, "attribute": 0.09, "existence": 0.09}
+GROUNDED_KINDS: dict[Kind, float] = {"relation": 0.5, "count": 0.32, "attribute": 0.09, "existence": 0.09}
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,39 @@ class Stage:
     vision_rate: float = 0.4  # of the rate, for the vision tower's matrices
     most_objects: int = MOST_OBJECTS
     full_scenes: float = 1.0  # share of scenes with up to five objects; the others have up to `most_objects`
-    direct: tuple[str, ...] = ("where", "where", "count", "count", "attribute", "existence", "where_all", "relation")
+    direct: tuple[Kind | Literal["where_all"], ...] = (
+        "where",
+        "where",
+        "count",
+        "count",
+        "attribute",
+        "existence",
+        "where_all",
+        "relation",
+    )
     grounded: float = 1.0  # GRIT-prompted questions a picture, in the mean
     reading: float = 0.0  # share of steps that read relations from imagined boxes, without pictures
     usual: float = 0.5  # share of those that ask for left of or above
     warmup: int = 30
 
 
+# Once pointing works, what colour and what shape take longest.
+LATE_QUESTIONS: tuple[Kind | Literal["where_all"], ...] = (
+    "where",
+    "count",
+    "count",
+    "attribute",
+    "attribute",
+    "existence",
+    "where_all",
+    "relation",
+)
 STAGES = (
     Stage("see", steps=420, batch=48, rate=(3e-3, 1e-3), talks=False),
-    Stage("point", 350, 16, rate=(2.5e-3, 2.5e-3), most_objects=2, full_scenes=0.3, grounded=0.5, reading=0.15),
-    Stage("answer", 242, 16, rate=(2.5e-3, 2.5e-3), reading=0.2),
-    Stage("match", 200, 16, rate=(2.5e-3, 2.5e-3), reading=0.35, usual=0.85),
-    Stage("settle", 450, 16, rate=(2.5e-3, 1.5e-4), reading=0.25),
-    Stage("again", 1300, 16, rate=(2e-3, 2e-5), grounded=1.5, reading=0.15),
+    Stage("point", 250, 16, (2.5e-3, 2.5e-3), most_objects=2, full_scenes=0.3, grounded=0.5, reading=0.2, usual=0.85),
+    Stage("match", 300, 16, (2.5e-3, 2.5e-3), reading=0.3, usual=0.85),
+    Stage("answer", 500, 16, (2.5e-3, 2.5e-3), reading=0.2),
+    Stage("settle", 900, 16, (2.5e-3, 2e-5), direct=LATE_QUESTIONS, grounded=1.5, reading=0.12),
 )
 SAVE_SECONDS = 90.0
 READING_ROWS, READING_QUESTIONS = 24, 3  # of a step without pictures; of both sorts a row
@@ -98,7 +118,8 @@ class Learner:
 
 def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer, seed).to(device)
+    model: Any = build_model(tokenizer, seed)
+    model.to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = Heads(tokenizer).to(device)
@@ -129,7 +150,8 @@ def picture_row(packer: Packer, stage: Stage, scene: Scene, rng: np.random.Gener
 def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
     """A question of the GRIT-prompted mixture; a kind that the scene does not allow is drawn again."""
     while True:
-        asked = ask(str(rng.choice(list(GROUNDED_KINDS), p=list(GROUNDED_KINDS.values()))), rng, scene)
+        kind = list(GROUNDED_KINDS)[int(rng.choice(len(GROUNDED_KINDS), p=list(GROUNDED_KINDS.values())))]
+        asked = ask(kind, rng, scene)
         if asked is not None:
             return asked
 
@@ -163,7 +185,7 @@ def train_step(learner: Learner, packer: Packer) -> dict[str, float]:
     reads = stage.talks and rng.random() < stage.reading
     with torch.autocast(learner.model.device.type, torch.bfloat16):
         losses = _reading_losses(learner, packer, stage, rng) if reads else _picture_losses(learner, packer, stage, rng)
-    total = sum(losses.values())
+    total = torch.stack(list(losses.values())).sum()
     for optimizer in learner.optimizers:
         optimizer.zero_grad(set_to_none=True)
     total.backward()
@@ -207,7 +229,8 @@ def _update(learner: Learner, rate: float, vision_rate: float) -> None:
     keep = min(0.99, learner.updates / (learner.updates + 10))
     state = learner.model.state_dict()
     with torch.no_grad():
-        torch._foreach_lerp_(list(learner.average.values()), [state[name] for name in learner.average], 1 - keep)
+        for name, value in learner.average.items():
+            value.lerp_(state[name], 1 - keep)
 
 
 # --- validation

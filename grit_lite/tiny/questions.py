@@ -19,10 +19,9 @@ _T = TypeVar("_T")
 Kind = Literal["relation", "count", "attribute", "existence", "where"]
 KINDS: tuple[Kind, ...] = ("relation", "count", "attribute", "existence", "where")
 
-# What a piece of a chain is: `style` decides which form the answer takes (tags and sentence openings), `filler` follows
+# (text, role) in order. Roles: `style` decides which form the answer takes (tags, sentence openings), `filler` follows
 # from the form, `content` has to be right, `coordinate` is a number of a box, `verdict` is what the chain is there for.
-Role = Literal["style", "filler", "content", "coordinate", "verdict"]
-Pieces = tuple[tuple[str, Role], ...]
+Pieces = tuple[tuple[str, str], ...]
 
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _ASKED_AS = {"left of": ("left of", "to the left of"), "right of": ("right of", "to the right of")}
@@ -127,7 +126,7 @@ def _is_askable(a: Box, b: Box, axis: int) -> bool:
     return LEAST_DISTANCE <= abs(middle(a)[axis] - middle(b)[axis]) <= FARTHEST
 
 
-def _is_at(shape: Shape, opening: Role) -> Pieces:
+def _is_at(shape: Shape, opening: str) -> Pieces:
     return (
         *((" The", opening), (f" {shape.name}", "content"), (" is at", "filler")),
         *((" ", "filler"), *box_pieces(shape.box, shape.name), (".", "filler")),
@@ -143,7 +142,7 @@ def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5) ->
     names = [(color, shape) for color in COLORS for shape in SHAPES]
     first, second = rng.choice(len(names), 2, replace=False)
     while True:
-        a, b = (Shape(*names[k], _imagined_box(rng)) for k in (first, second))
+        a, b = (Shape(names[k][0], names[k][1], _imagined_box(rng)) for k in (first, second))
         if abs(middle(a.box)[axis] - middle(b.box)[axis]) >= LEAST_DISTANCE:
             asked = ("left of", "above")[axis]
             asked = asked if rng.random() < usual else OPPOSITE[asked]
@@ -193,7 +192,7 @@ def _listed(members: list[Shape], label: str) -> Pieces:
     """{box}, {box}. or none. — what follows a box says how many there are, so it is content."""
     if not members:
         return ((" none", "content"), (".", "filler"))
-    pieces: list[tuple[str, Role]] = [(" ", "content")]
+    pieces: list[tuple[str, str]] = [(" ", "content")]
     for k, shape in enumerate(members):
         pieces += box_pieces(shape.box, label)
         pieces.append((".", "content") if k == len(members) - 1 else (", ", "content"))
@@ -286,7 +285,7 @@ def box_text(box: Box, label: str) -> str:
 
 
 def box_pieces(box: Box, label: str) -> Pieces:
-    numbers: list[tuple[str, Role]] = []
+    numbers: list[tuple[str, str]] = []
     for value in box:
         numbers += [(", ", "filler"), (str(round(value)), "coordinate")]
     return (

@@ -80,7 +80,8 @@ def _place_objects(rng: np.random.Generator, most_objects: int) -> tuple[np.ndar
 
 def _theme(rng: np.random.Generator) -> tuple[list[str], list[str], int]:
     """Colours, shapes and least number of objects: some scenes repeat names, so that there is something to count."""
-    colors, shapes = list(COLORS), list(SHAPES)
+    colors: list[str] = list(COLORS)
+    shapes: list[str] = list(SHAPES)
     kind = rng.random()
     if kind < 0.30:
         return list(rng.choice(colors, 2, replace=False)), list(rng.choice(shapes, 2, replace=False)), 3
