@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from grit_lite.boxes import PALETTE, Box
 from grit_lite.errors import UsageError
+from grit_lite.evaluate import examples
 from grit_lite.evaluate.summary import summarise
 from grit_lite.recipe import Recipe
 from grit_lite.report import write_report
@@ -114,7 +115,10 @@ def evaluation_rows(n: int) -> dict[str, list[dict]]:
             row |= {"boxes": BOXES if tuned else [], "correct": correct, "correct_lenient": correct}
             row |= {"valid_format": tuned, "union_iou": draw.betavariate(4, 2) if tuned else 0.0}
             row |= {"f1": float(draw.random() < 0.7) if tuned else 0.0, "tokens": 50 if tuned else 3, "finished": True}
-            part.append(row | ({"image": f"images/shapes-{index}.png"} if index < 12 else {}))
+            part.append(row)
+    for index in examples(rows["base_direct"], rows["tuned"], count=12):
+        for part in rows.values():
+            part[index]["image"] = f"images/shapes-{index}.png"
     return rows
 
 
@@ -150,8 +154,8 @@ def run(tmp_path: Path) -> Path:
     write_lines(
         folder / "eval" / "shapes.jsonl", [row for together in zip(*rows.values(), strict=True) for row in together]
     )
-    for index in range(12):
-        picture().save(folder / "eval" / "images" / f"shapes-{index}.png")
+    for name in {row["image"] for row in rows["tuned"] if "image" in row}:
+        picture().save(folder / "eval" / name)
     return folder
 
 
@@ -212,6 +216,14 @@ def test_every_link_leads_somewhere_on_the_page(run):
     ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
     assert {link["href"].removeprefix("#") for link in page.all("a")} <= ids
     assert {label["for"] for label in page.all("label")} <= ids
+
+
+def test_every_kind_of_example_that_is_there_can_be_chosen(run):
+    html = write_report(run).read_text()
+    shown = set(re.findall(r'class="case (\w+)"', html))
+    assert shown == {"fixed", "broken", "both_wrong", "both_right"}
+    assert set(re.findall(r'id="show-0-(\w+)"', html)) == {"all", *shown}
+    assert all(f"#show-0-{outcome}:checked ~ .case:not(.{outcome})" in html for outcome in shown)
 
 
 def test_the_same_folder_gives_the_same_page(run):
