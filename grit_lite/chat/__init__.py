@@ -19,7 +19,7 @@ from grit_lite.answer import plain
 from grit_lite.backends import open_backend
 from grit_lite.chat.asking import Reply, Session, ask
 from grit_lite.chat.choice import Chosen, find_model
-from grit_lite.chat.picture import save_picture
+from grit_lite.chat.picture import pixel_renderable, save_picture
 from grit_lite.chat.prompt import Conversation
 from grit_lite.errors import Stopped, UsageError
 from grit_lite.triplets.images import open_image
@@ -45,6 +45,8 @@ def chat(
     _check_request(image_path, question, as_json)
     image = open_image(image_path) if image_path else None
     chosen = find_model(model)
+    if preview:
+        pixel_renderable()  # now, before the user types
     backend = _open(chosen)
     tokens = max_new_tokens or chosen.recipe.max_completion_tokens
     session = Session(backend, Console(highlight=False), tokens, temperature, preview=preview)

@@ -1,5 +1,7 @@
 """The picture with its boxes: saved under a new name, and shown in the terminal."""
 
+import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,16 +105,24 @@ def show_preview(
     if not console.is_terminal or console.no_color or console.color_system not in ("truecolor", "256"):
         return
     columns, rows = min(PREVIEW_CELLS[0], console.width), min(PREVIEW_CELLS[1], max(4, console.height - 8))
-    renderable_type = _pixel_renderable() if console.file is sys.__stdout__ else None
+    renderable_type = pixel_renderable() if console.file is sys.__stdout__ else None
     if renderable_type is None:
         console.print(half_blocks(image, boxes, columns, rows))
     else:
         console.print(renderable_type(picture(), width="auto", height="auto"), width=columns, height=rows)
 
 
-def _pixel_renderable() -> Callable[..., Any] | None:
-    """textual-image's class for this terminal, or None where it would have to draw characters, as we do."""
-    if not sys.stdin.isatty():  # importing it asks the terminal what it can do, and reads the reply from the keyboard
+@functools.cache
+def pixel_renderable() -> Callable[..., Any] | None:
+    """textual-image's class for this terminal, or None where it would have to draw characters, as we do.
+
+    The first call asks the terminal what it can do and reads the reply from the keyboard: make it before anything is
+    typed there.
+    """
+    keyboard, screen = sys.__stdin__, sys.__stdout__
+    if not (keyboard and screen and keyboard.isatty() and screen.isatty()):
+        return None
+    if 0 in os.get_terminal_size(screen.fileno()):  # a terminal of no size, which textual-image divides by
         return None
     try:
         from textual_image import renderable  # pyright: ignore[reportMissingImports]
