@@ -75,6 +75,7 @@ def test_text_without_tags_is_all_chain_and_no_answer():
         ("<answer> yes <answer> no", "no"),
         ("<answer>yes</answer> <answer>", "yes"),  # cut off before it said anything
         ("<answer> yes <answer>", "yes"),
+        ("<answer> yes </answer> <answer> \n", "yes"),
         ("<answer>", None),
         ("<answer></answer>", ""),
         ("<Answer> yes", None),

@@ -215,6 +215,11 @@ def test_box_spam_and_a_box_that_is_always_the_same_are_flagged(tmp_path):
     assert reasons["paid for the same box [10.0, 20.0, 60.0, 80.0] in most rows, whatever is asked"] == (1, 2, 3)
 
 
+def test_the_same_box_for_half_of_the_questions_is_no_habit(tmp_path):
+    rows = [row(GOOD, question=f"q{k}") for k in range(2)] + [row("x"), row("y", answer="z")]
+    assert flags(score_file(write(tmp_path, rows))) == set()
+
+
 def test_the_same_box_for_the_same_question_is_no_habit(tmp_path):
     assert flags(score_file(write(tmp_path, [row(), row(), row("x")]))) == set()
 

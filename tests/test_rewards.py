@@ -122,6 +122,12 @@ def test_a_judges_reply_is_read_as_the_released_code_reads_it(vector):
 # grit-code, where the sample vectors are silent
 
 
+def test_five_characters_behind_the_last_score_are_read():
+    assert loose_score("score 1234567") == 1234
+    assert loose_score("  0.5") == 0.5
+    assert loose_score("score 1.2.3") is None
+
+
 def test_the_batch_bug_is_not_reproduced():
     # B02: behind a vsr row the reference pays this counting row 0.5; by itself it is worth 1.5
     row = VECTORS["batch"][1]["rows"][1]
@@ -163,6 +169,8 @@ def test_any_four_integers_are_a_box_to_the_released_code(text, boxes):
         ("<think> a b </think> <rethink> c </rethink>", 0.5),
         ("<think> ab </think> <rethink> c </rethink>", 0.4),  # one piece
         ("<think>a</think> <rethink> c </rethink>", 0.4),  # one character
+        ("<think>!</think> <rethink> c </rethink>", 0.4),  # two pieces, one character
+        ("<think> a b </think> <rethink> c <think> </rethink>", 0.2),  # nothing but </rethink> behind the last <think>
         ("<think>a\nb</think> <rethink> c </rethink>", 0.4),  # a newline does not part pieces
         ("<think> a  b </think> <rethink></rethink>", 0.5),
         ("<think> a b </think> <think>c</think> <rethink> c </rethink>", 0.4),  # the last body counts
@@ -196,6 +204,7 @@ def test_ids_after_the_first_pad_id_do_not_repeat():
     ids = [*range(16), PAD_ID, *[7] * 40]
     assert code(" ".join(WORDS), ids=ids)["repetition"] == 0.5
     assert code(" ".join(WORDS), ids=[7] * 40)["repetition"] == 0.0  # 25 of 25
+    assert code("a " * 40, ids=[*[7] * 15, PAD_ID, PAD_ID])["repetition"] == 0.5  # 15 ids are too few
 
 
 def test_a_short_completion_cannot_repeat():
@@ -358,6 +367,7 @@ def test_an_honest_right_count_earns_every_term():
         ("[10, 20, 10, 80]", 0.0),  # without width
         ("[0, 0, 0, 0]", 0.0),
         ("[10, 20, 60, 101]", 0.0),  # outside
+        ("[10, 20, 101, 80]", 0.0),
         ("[-1, 20, 60, 80]", 0.0),
         ("[10, 20, 60, 80, 90]", 0.0),
         ("10, 20, 60, 80", 0.0),
