@@ -34,6 +34,9 @@ class Scripted:
         self.answers = answers
         self.batches: list[int] = []
 
+    def describe(self) -> dict[str, str]:
+        return {"model": "scripted"}
+
     def generate(
         self,
         requests: Sequence[Request],
@@ -164,6 +167,7 @@ def test_the_tuned_model_is_compared_with_both_bases_on_the_same_rows(result):
 
 def test_the_summary_file_is_what_was_returned(result, tmp_path):
     assert json.loads((tmp_path / "eval" / "three.json").read_text()) == result
+    assert result["settings"]["model"] == {"model": "scripted"}
     assert result["settings"]["prompts"] == {"direct": PROMPT.direct, "grounded": PROMPT.grounded}
 
 

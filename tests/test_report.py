@@ -259,6 +259,12 @@ def test_the_page_says_what_was_trained_and_what_came_out(run):
     assert "95 % interval" in text
 
 
+@pytest.mark.parametrize("model", ["Qwen/Qwen2.5-VL-3B-Instruct", "/home/me/models/Qwen2.5-VL-3B-Instruct/"])
+def test_the_title_names_the_model_without_its_owner_or_folder(run, model):
+    Recipe(model=model).save(run / "recipe.yaml")
+    assert "Thinking with boxes: Qwen2.5-VL-3B-Instruct on 20 triplets" in read(run).text
+
+
 def test_the_page_can_be_put_online_without_naming_the_machine(run):
     html = write_report(run).read_text()
     assert "my-laptop" not in html

@@ -72,6 +72,7 @@ def evaluate(
     """
     rows = {system: list(_rows(backend, triplets, system, max_new_tokens, batch_size, progress)) for system in systems}
     settings = {
+        "model": backend.describe(),
         "max_new_tokens": max_new_tokens,
         "decoding": "greedy",
         "prompts": {style: getattr(backend.spec.prompts, style) for style in ("direct", "grounded")},

@@ -13,7 +13,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 320.0, 176.0, 38.0, 8.0, 8.0, 22.0  # 
 
 _TITLES = {
     "reward": ("Total reward", "mean over the completions of a step"),
-    "groups_that_teach": ("Groups that teach", "share of groups whose completions earned different rewards"),
+    "groups_that_teach": ("Groups that teach", "share of groups with differing rewards"),
     "valid_format": ("Valid format", "share of completions with every tag in its place"),
     "completion_tokens": ("Completion length", "tokens, mean"),
     "kl": ("KL to the base", "per token, k3 estimate"),

@@ -23,7 +23,8 @@ _PRIVATE = ("host", "pid")
 
 
 def title(recipe: Facts, facts: Facts) -> str:
-    return f"Thinking with boxes: {recipe.get('model', 'a model')} on {_triplets(recipe, facts)}"
+    model = recipe.get("model", "a model").rstrip("/").rpartition("/")[2]  # neither its owner nor its folder
+    return f"Thinking with boxes: {model} on {_triplets(recipe, facts)}"
 
 
 def _triplets(recipe: Facts, facts: Facts) -> str:
