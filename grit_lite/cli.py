@@ -112,7 +112,7 @@ def _run_to_resume(output: Path | None, *others: Any) -> Any:
 
 
 def _default_recipe() -> str:
-    err.print(Text("Recipe: tiny (the embedded model; it trains on this machine's CPU in minutes). Choose: --recipe."))
+    err.print("Recipe: tiny, the embedded model, because no other was named with --recipe.", soft_wrap=True)
     return "tiny"
 
 

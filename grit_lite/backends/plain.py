@@ -82,7 +82,7 @@ class PlainBackend:
                 llm_int8_skip_modules=["model.visual", "model.vision_tower", "lm_head"],
             )
         with _explained(location):
-            return AutoModelForImageTextToText.from_pretrained(
+            model = AutoModelForImageTextToText.from_pretrained(
                 location,
                 revision=self.recipe.revision,
                 dtype=self.dtype,
@@ -90,6 +90,10 @@ class PlainBackend:
                 attn_implementation="sdpa",
                 device_map={"": self.device},
             )
+        # Vision-language configurations keep these in their text part only, and the trainer warns where they are missing.
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(model.config, name, getattr(self.processor.tokenizer, name))
+        return model
 
     def _load_processor(self, location: str) -> Any:
         with _explained(location):
