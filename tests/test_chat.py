@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from rich.text import Text
 
 from grit_lite.answer import parse, plain
 from grit_lite.backends import open_backend
@@ -29,7 +30,7 @@ from grit_lite.chat import Reply, Session, ask, chat, chat_loop, chat_once, find
 from grit_lite.chat.asking import summary
 from grit_lite.chat.picture import half_blocks, save_as, save_picture, show_preview
 from grit_lite.chat.prompt import typed_path
-from grit_lite.chat.stream import StreamedText
+from grit_lite.chat.stream import StreamedText, WordWrap
 from grit_lite.errors import DataError, ModelError, Stopped, UsageError
 from grit_lite.recipe import Recipe
 from grit_lite.tiny.build import save_untrained
@@ -252,6 +253,25 @@ def test_markup_in_the_text_is_printed_as_it_stands():
     assert written(console) == "[bold]x[/bold] [link=http://x.y]z[/link]"
 
 
+def test_lines_break_between_words_whatever_the_parts():
+    wrap = WordWrap(10)
+    parts = [wrap(Text(part)).plain for part in ["one two ", "three ", "fo", "ur\nfive six seven ", "a" * 12, " end"]]
+    assert "".join(parts) == "one two \nthree four\nfive six \nseven \naaaaaaaaaaaa\n end"
+
+
+@given(st.lists(st.text(alphabet="ab \n漢", max_size=9), max_size=9))
+def test_line_breaks_are_all_that_wrapping_adds(parts):
+    wrap = WordWrap(5)
+    wrapped = "".join(wrap(Text(part)).plain for part in parts)
+    assert wrapped.replace("\n", "") == "".join(parts).replace("\n", "")
+
+
+def test_a_line_break_keeps_the_colours():
+    wrapped = WordWrap(6)(Text.assemble("see ", ("[1, 2]", "red")))
+    assert wrapped.plain == "see \n[1, 2]"
+    assert all(wrapped.plain[span.start : span.end].strip() in {"[1,", "2]"} for span in wrapped.spans)
+
+
 # --- what is said of a reply
 
 
@@ -272,7 +292,7 @@ def test_the_summary_says_where_each_box_is():
 
 
 def test_a_missing_answer_is_said():
-    assert "without <answer>" in summary(reply_of("so it goes on"), (9, 9)).plain
+    assert "wrote no <answer>" in summary(reply_of("so it goes on"), (9, 9)).plain
 
 
 def test_an_answer_and_a_label_cannot_carry_escapes():
@@ -676,6 +696,7 @@ def test_a_hostile_completion_steers_no_terminal(base_folder, photo, tmp_path):
 SHOW = """
 from PIL import Image
 from rich.console import Console
+from rich.text import Text
 from grit_lite.chat.picture import show_preview
 image = Image.new("RGB", (64, 64), (200, 0, 0))
 show_preview(Console(), image, (), lambda: image)

@@ -1,7 +1,7 @@
 """One question about one image, and what is printed of the reply."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from grit_lite.answer import GroundedAnswer, parse, plain
 from grit_lite.backends import Backend, Request
 from grit_lite.boxes import PALETTE, Box, Size, draw
 from grit_lite.chat.picture import show_preview
-from grit_lite.chat.stream import StreamedText
+from grit_lite.chat.stream import StreamedText, WordWrap
 from grit_lite.errors import UsageError
 
 
@@ -101,15 +101,20 @@ class Session:
         )
 
     def show(self, image: Image.Image, question: str) -> Reply:
-        """The reply, its text printed as it comes, then its answer and boxes, then a preview of the picture."""
+        """The reply, its text printed as it comes, then its answer and boxes, and if there are any, the picture."""
         text = StreamedText()
-        reply = self.ask(image, question, lambda piece: self._print(text.feed(piece)))
-        self._print(text.finish())
+        wrap = WordWrap(self.console.width) if self.console.is_terminal else lambda part: part
+        reply = self.ask(image, question, lambda piece: self._print(wrap(text.feed(piece))))
+        self._print(wrap(text.finish()))
         self.console.print("\n")
         self.console.print(summary(reply, image.size), soft_wrap=True)
-        if self.preview:
-            show_preview(self.console, image, reply.boxes, lambda: reply.drawn_on(image))
+        if reply.boxes:
+            self.show_picture(image, reply.boxes, lambda: reply.drawn_on(image))
         return reply
+
+    def show_picture(self, image: Image.Image, boxes: Sequence[Box], drawn: Callable[[], Image.Image]) -> None:
+        if self.preview:
+            show_preview(self.console, image, boxes, drawn)
 
     def say(self, message: str, style: str = "") -> None:
         self.console.print(Text(plain(message), style=style), soft_wrap=True)
@@ -132,7 +137,7 @@ def summary(reply: Reply, size: Size) -> Text:
 
 def _answer_line(answer: GroundedAnswer) -> Text:
     if answer.answer is None:
-        return Text("No answer: the text ended without <answer>.", style="yellow")
+        return Text("The model wrote no <answer>.", style="yellow")
     return Text.assemble(("Answer: ", "dim"), (" ".join(plain(answer.answer).split()), "bold"))
 
 

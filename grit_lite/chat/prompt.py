@@ -104,8 +104,10 @@ class Conversation:
         self._open(typed_path(rest))
 
     def _open(self, path: Path) -> None:
-        self.photo = Photo(path, open_image(path))
-        self._say(f"{path}: {self.photo.image.width} × {self.photo.image.height} pixels", "dim")
+        image = open_image(path)
+        self.photo = Photo(path, image)
+        self._say(f"{path}: {image.width} × {image.height} pixels", "dim")
+        self.session.show_picture(image, (), lambda: image)
 
     def _save(self, rest: str) -> None:
         if self.last is None:

@@ -2,6 +2,7 @@
 
 import re
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from grit_lite.answer import plain
@@ -53,3 +54,23 @@ class StreamedText:
         whole = coloured(self._safe)
         whole.append(self._safe[len(whole) :])  # reading stops at a limit; showing does not
         return whole[start:end]
+
+
+class WordWrap:
+    """Breaks lines between words of a text that comes in parts; a terminal alone would break within them."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.column = 0
+
+    def __call__(self, part: Text) -> Text:
+        """The part with line breaks put in."""
+        return Text().join(self._placed(word) for word in part.split(" ", include_separator=True))
+
+    def _placed(self, word: Text) -> Text:
+        first_line, *others = word.plain.split("\n")
+        too_long = self.column + cell_len(first_line.rstrip(" ")) > self.width
+        breaks = too_long and self.column > 0
+        before = 0 if breaks or others else self.column
+        self.column = before + cell_len(others[-1] if others else first_line)
+        return Text("\n").append_text(word) if breaks else word
