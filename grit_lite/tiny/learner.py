@@ -6,18 +6,19 @@ one size, so they go through in one batch. The heads teach the vision tower what
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
-from transformers.models.qwen3_vl.modeling_qwen3_vl import apply_rotary_pos_emb
 
 from grit_lite.tiny.build import HIDDEN, MERGE, PATCH
 from grit_lite.tiny.rows import IMAGE_TOKENS, Batch
 from grit_lite.tiny.world import COLORS, SHAPES, SIDE, Scene
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
 
 PATCHES = SIDE // PATCH  # a side
 _LEAST_COVER = 0.2  # of a patch's pixels that an object must fill to be what the patch shows
@@ -61,7 +62,7 @@ def _processor_order(grid: np.ndarray) -> np.ndarray:
 class BatchedVision:
     """The model's vision tower for a batch of equal pictures; holds no weights of its own."""
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration) -> None:
+    def __init__(self, model: "Qwen3VLForConditionalGeneration") -> None:
         self.tower: Any = model.model.visual
         row, column = np.mgrid[0:PATCHES, 0:PATCHES]
         order = torch.from_numpy(np.stack([_processor_order(row), _processor_order(column)]))  # (2, 196)
@@ -85,30 +86,31 @@ class BatchedVision:
     def _attend(self, attention: Any, hidden: Tensor) -> Tensor:
         count, size, width = hidden.shape
         query, key, value = attention.qkv(hidden).view(count, size, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = self._turn(query), self._turn(key)
+        query, key = _turned(query, self.cos, self.sin), _turned(key, self.cos, self.sin)
         attended = _scaled(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), None)
         return attention.proj(attended.reshape(count, size, width))
 
-    def _turn(self, states: Tensor) -> Tensor:
-        first, second = states.chunk(2, dim=-1)
-        turned = states * self.cos + torch.cat((-second, first), dim=-1) * self.sin
-        return turned.to(states.dtype)
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions on the last axis, first half against second half, as in Qwen3-VL."""
+    first, second = states.chunk(2, dim=-1)
+    return (states * cos + torch.cat((-second, first), dim=-1) * sin).to(states.dtype)
 
 
 class Heads(nn.Module):
     """Throw-away heads: what each patch shows, read from the patch features and again from the image tokens."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, vision_width: int = 128) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerFast", vision_width: int = 128) -> None:
         super().__init__()
         self.patch_norm, self.patch = nn.LayerNorm(vision_width), nn.Linear(vision_width, _HEAD)
         self.token_norm, self.token = nn.LayerNorm(HIDDEN), nn.Linear(HIDDEN, MERGE**2 * _HEAD)
         self.corners = nn.Linear(HIDDEN, 4 * HIDDEN)
-        token = tokenizer.convert_tokens_to_ids
-        self.words = {
-            "shape": torch.tensor([[token(f"Ġ{word}") for word in SHAPES], [token(word) for word in SHAPES]]),
-            "color": torch.tensor([[token(f"Ġ{word}") for word in COLORS], [token(word) for word in COLORS]]),
-        }
-        self.numbers = torch.tensor([token(str(number)) for number in range(COORDINATES)])
+        token = tokenizer.get_vocab()
+        for name, words in (("shape_words", SHAPES), ("color_words", COLORS)):
+            both = torch.tensor([[token[f"Ġ{word}"] for word in words], [token[word] for word in words]])
+            self.register_buffer(name, both, persistent=False)  # (with and without a space before it, words)
+        numbers = torch.tensor([token[str(number)] for number in range(COORDINATES)])
+        self.register_buffer("numbers", numbers, persistent=False)
 
     def forward(
         self, features: Tensor, tokens: Tensor, targets: dict[str, Tensor], embeddings: Tensor
@@ -145,7 +147,8 @@ class Heads(nn.Module):
         """An image token has to point at the words of what it shows, in the language model's own embeddings."""
         direction = _rms_normed(tokens)
         loss = tokens.new_zeros(())
-        for name, words in self.words.items():
+        for name in ("shape", "color"):
+            words = self.get_buffer(f"{name}_words")
             target = F.one_hot(targets[name], words.shape[1] + 1)[..., 1:].float()
             target = target.view(len(tokens), IMAGE_TOKENS, MERGE**2, -1).sum(2)
             shown = target.sum(-1) > 0
@@ -162,7 +165,7 @@ class Heads(nn.Module):
         boxes = targets["box"].view(len(tokens), IMAGE_TOKENS, MERGE**2, 4)
         boxes = boxes.gather(2, first[..., None].expand(-1, -1, -1, 4))[:, :, 0][shown.any(-1)]  # (N, 4)
         read = _rms_normed(self.corners(tokens[shown.any(-1)]).view(-1, 4, HIDDEN))
-        logits = (read @ embeddings[self.numbers].T).float()
+        logits = (read @ embeddings[self.get_buffer("numbers")].T).float()
         return 0.5 * soft_number_loss(logits, (boxes * SIDE).round().long()).mean()
 
 
@@ -197,7 +200,7 @@ class Packed:
         return cls(**{name: torch.from_numpy(array).to(device) for name, array in flat.items()}, blocks=blocks)
 
 
-def hidden_states(model: Qwen3VLForConditionalGeneration, batch: Packed, image_tokens: Tensor | None) -> Tensor:
+def hidden_states(model: "Qwen3VLForConditionalGeneration", batch: Packed, image_tokens: Tensor | None) -> Tensor:
     """(N, 192): the language model over flat rows, each block seeing its own row's prefix and itself.
 
     `image_tokens` (B, 49, 192) take the place of the image placeholders; None for rows without a picture.
@@ -220,7 +223,8 @@ def _attend(attention: Any, hidden: Tensor, turns: tuple[Tensor, Tensor], batch:
     size, width = hidden.shape[1], attention.head_dim
     query = attention.q_norm(attention.q_proj(hidden).view(1, size, -1, width)).transpose(1, 2)
     key = attention.k_norm(attention.k_proj(hidden).view(1, size, -1, width)).transpose(1, 2)
-    query, key = apply_rotary_pos_emb(query, key, *turns)
+    cos, sin = (turn[:, None] for turn in turns)
+    query, key = _turned(query, cos, sin), _turned(key, cos, sin)
     value = attention.v_proj(hidden).view(1, size, -1, width).transpose(1, 2)
     query, key, value = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))  # (N, heads, 32)
     prefix_key, prefix_value = key[batch.prefix], value[batch.prefix]  # (B, P, heads, 32)
@@ -255,7 +259,7 @@ def _scaled(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> T
 
 
 def answer_loss(
-    model: Qwen3VLForConditionalGeneration, batch: Packed, image_tokens: Tensor | None, numbers: Tensor
+    model: "Qwen3VLForConditionalGeneration", batch: Packed, image_tokens: Tensor | None, numbers: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The weighted loss over the labelled positions, and the most likely token at every position, -1 at the others.
 
@@ -314,7 +318,7 @@ def orthogonalised(matrices: Tensor, steps: int = 4) -> Tensor:
     return x.to(matrices.dtype)
 
 
-def optimizers(model: Qwen3VLForConditionalGeneration, heads: Heads) -> list[torch.optim.Optimizer]:
+def optimizers(model: "Qwen3VLForConditionalGeneration", heads: Heads) -> list[torch.optim.Optimizer]:
     """Muon for weight matrices, AdamW for embeddings, norms, biases and heads; `scale` multiplies the stage's rate."""
     seeing = {id(parameter) for parameter in model.model.visual.parameters()}
     matrices: dict[bool, list] = {True: [], False: []}

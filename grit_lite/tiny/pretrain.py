@@ -21,12 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from grit_lite.compat import ensure_torchvision_ops
-
-ensure_torchvision_ops()
-
-from grit_lite.tiny.build import build_model, build_tokenizer, save_model  # noqa: E402
-from grit_lite.tiny.learner import (  # noqa: E402
+from grit_lite.tiny.build import build_model, build_tokenizer, save_model
+from grit_lite.tiny.learner import (
     BatchedVision,
     Heads,
     Packed,
@@ -36,15 +32,15 @@ from grit_lite.tiny.learner import (  # noqa: E402
     patch_targets,
     to_patches,
 )
-from grit_lite.tiny.questions import (  # noqa: E402
+from grit_lite.tiny.questions import (
     Asked,
     Kind,
     ask,
     ask_where_all,
     imagine_relation,
 )
-from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, Row, lay_out  # noqa: E402
-from grit_lite.tiny.world import MOST_OBJECTS, Scene, make_scene  # noqa: E402
+from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, Row, lay_out
+from grit_lite.tiny.world import MOST_OBJECTS, Scene, make_scene
 
 GROUNDED_KINDS: dict[Kind, float] = {"relation": 0.5, "count": 0.32, "attribute": 0.09, "existence": 0.09}
 
@@ -205,14 +201,14 @@ def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.rand
     if not stage.talks:
         return {"seen": seen}
     rows = lay_out([picture_row(packer, stage, scene, rng) for scene in scenes])
-    said, _ = answer_loss(learner.model, Packed.on(device, rows), tokens, learner.heads.numbers)
+    said, _ = answer_loss(learner.model, Packed.on(device, rows), tokens, learner.heads.get_buffer("numbers"))
     return {"seen": 0.3 * seen, "said": said}
 
 
 def _reading_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
     rows = lay_out([reading_row(packer, rng, stage.usual) for _ in range(READING_ROWS)])
     batch = Packed.on(learner.model.device.type, rows)
-    return {"read": answer_loss(learner.model, batch, None, learner.heads.numbers)[0]}
+    return {"read": answer_loss(learner.model, batch, None, learner.heads.get_buffer("numbers"))[0]}
 
 
 def rate_at(stage: Stage, step: int) -> float:
@@ -261,8 +257,8 @@ def _validate_reading(learner: Learner, packer: Packer) -> dict[str, float]:
 
 def _judge(learner: Learner, rows: list[Row], tokens: Tensor | None) -> dict[str, float]:
     batch = Packed.on(learner.model.device.type, lay_out(rows))
-    loss, likely = answer_loss(learner.model, batch, tokens, learner.heads.numbers)
-    value = {int(token): number for number, token in enumerate(learner.heads.numbers)}
+    loss, likely = answer_loss(learner.model, batch, tokens, learner.heads.get_buffer("numbers"))
+    value = {int(token): number for number, token in enumerate(learner.heads.get_buffer("numbers"))}
     found: dict[str, list[float]] = {"loss": [float(loss)]}
     for row, guesses in zip(rows, likely.split([len(row.ids) for row in rows]), strict=True):
         for mark, start, end in row.marks:
