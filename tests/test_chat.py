@@ -573,7 +573,11 @@ def test_a_dropped_path_has_its_blanks_escaped(backend, photo):
     assert "224 × 112 pixels" in talk(backend, str(photo).replace(" ", "\\ ") + " ", image=photo)
 
 
-def test_a_name_with_a_quote_in_it_is_a_name():
+def test_quotes_in_a_name_belong_to_it(tmp_path):
+    path = tmp_path / "my 'own' photo.png"
+    assert typed_path(str(path)) == tmp_path / "my own photo.png"
+    path.touch()
+    assert typed_path(str(path)) == path
     assert typed_path("it's.png") == Path("it's.png")
 
 
