@@ -34,7 +34,7 @@ def find_model(target: str | None) -> Chosen:
     newest = newest_finished()
     if newest is not None:
         return _of_run(newest, f"Using {newest} (newest finished run).")
-    why = "Using tiny, the embedded model, untrained: there is no finished run below runs/. Train one: grit-lite train."
+    why = "Using tiny as it comes: there is no finished run below runs/. Teach it: grit-lite train --triplets 20"
     return Chosen(load_recipe("tiny"), None, "tiny", why)
 
 
