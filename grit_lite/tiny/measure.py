@@ -151,12 +151,12 @@ def _share(hits: Iterable[bool]) -> float:
     return sum(hits) / len(hits)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m grit_lite.tiny.measure", description=__doc__)
     parser.add_argument("--folder", type=Path, default=WEIGHTS)
     parser.add_argument("--per-kind", type=int, default=500)
     parser.add_argument("--split", default="test", choices=("validation", "test"))
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     began = time.monotonic()
     found = measure(given.folder, given.per_kind, given.split)
     row = {"split": given.split, "questions_per_kind": given.per_kind, **found}

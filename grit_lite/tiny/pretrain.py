@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -411,16 +411,16 @@ def log(output: Path, row: dict[str, Any]) -> None:
     print(line, flush=True)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, stages: tuple[Stage, ...] = STAGES) -> None:
     parser = argparse.ArgumentParser(prog="python -m grit_lite.tiny.pretrain", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, log and weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("--minutes", type=float, help="stop, with a checkpoint, after this long")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    given = parser.parse_args()
-    learner = pretrain(given.output, seed=given.seed, resume=given.resume, minutes=given.minutes, device=given.device)
-    print(export(learner, given.output / "weights"))
+    given = vars(parser.parse_args(arguments))
+    learner = pretrain(stages=stages, **given)
+    print(export(learner, given["output"] / "weights"))
 
 
 if __name__ == "__main__":
