@@ -117,7 +117,7 @@ def _data_uri(picture: Image.Image, size: Sequence[int], boxes: Sequence[Box]) -
 
 def _encoded(picture: Image.Image, kind: str) -> str:
     file = io.BytesIO()
-    picture.save(file, kind, optimize=True, quality=85)
+    picture.save(file, kind, quality=85, subsampling=0)  # thin coloured lines need full colour resolution
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
