@@ -28,9 +28,9 @@ from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
 from grit_lite.triplets import Triplet
 
 # GRIT's loss (arXiv 2505.15879, section 3; grpo-gr/ of the released code): on-policy, advantages divided by the group's
-# deviation, mean over a completion's tokens, then over completions; its k3 KL is not weighted by the policy ratio, which
-# has the value 1 but not the gradient 0. The others are TRL's forms of Dr. GRPO (2503.20783), DAPO (2503.14476) and GSPO
-# (2507.18071).
+# deviation, mean over a completion's tokens, then over completions; its k3 KL is not weighted by the policy ratio,
+# whose value is 1 on-policy but whose gradient is not 0. The others are TRL's forms of Dr. GRPO (2503.20783), DAPO
+# (2503.14476) and GSPO (2507.18071).
 LOSSES: dict[str, dict[str, Any]] = {
     "grit": {"loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False},
     "dr_grpo": {"loss_type": "dr_grpo", "scale_rewards": "none"},

@@ -27,7 +27,21 @@ LAYERS = [
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
-LIGHT = ["errors", "compat", "boxes", "recipe", "answer", "triplets", "scorers", "rewards", "attacks", "run", "report", "screen", "cli"]
+LIGHT = [
+    "errors",
+    "compat",
+    "boxes",
+    "recipe",
+    "answer",
+    "triplets",
+    "scorers",
+    "rewards",
+    "attacks",
+    "run",
+    "report",
+    "screen",
+    "cli",
+]
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 

@@ -90,7 +90,7 @@ class PlainBackend:
                 attn_implementation="sdpa",
                 device_map={"": self.device},
             )
-        # Vision-language configurations keep these in their text part only, and the trainer warns where they are missing.
+        # Vision-language configurations keep these in their text part only; the trainer warns where they are missing.
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(model.config, name, getattr(self.processor.tokenizer, name))
         return model
