@@ -819,6 +819,25 @@ def test_image_paths_of_a_dataset_stay_in_its_folder(tmp_path, datasets):
         assert str(loaded.bad_rows[0]).startswith(f"hf:{folder / 'rows.parquet'}:train:2: ")
 
 
+def test_an_image_that_is_only_a_path_on_the_hub_is_not_looked_for_here(tmp_path, datasets, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encode(picture()))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "b.png").write_bytes(encode(picture()))
+    paths = ["a.png", str(tmp_path / "a.png"), str(tmp_path / "cache" / "b.png")]
+    images = [{"bytes": None, "path": path} for path in paths]
+    rows = {"question": list("123"), "answer": list("123"), "image": images}
+    features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
+    published = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, split: {("nobody/shapes", "test"): published}[name, split]
+    )
+    loaded = load("hf:nobody/shapes:test")
+    assert loaded.bad_rows[0].reason == "image 'a.png' is only a path; download the dataset and give its folder"
+    assert loaded.bad_rows[1].reason.endswith("is an absolute path; give one relative to the data")
+    assert [triplet.answer for triplet in loaded.triplets] == ["3"]  # it lies where the library puts images
+
+
 def test_a_column_that_a_dataset_does_not_have_is_named(tmp_path, datasets):
     dataset_of(datasets).save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match=r"has no column 'question'; it has prompt, label, photo.*columns: {question: "):

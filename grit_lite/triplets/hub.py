@@ -38,13 +38,13 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
     split = split or named_split or "train"
     dataset = _only_needed(_open(name, split), columns, name)
     image = columns.get("image", "image")
-    folder = Path(name) if Path(name).is_dir() else Path(name).parent
+    folders = _folders(Path(name))
     defaults = {"dataset": Path(name).stem.lower(), "split": split}
     label_names = _label_names(dataset)
     for number, row in enumerate(cast("Iterable[dict[str, Any]]", dataset), start=1):
         values = row | {column: to_name(row[column]) for column, to_name in label_names.items()}
-        values[image] = _stored_image(values[image], folder)
-        yield RawRow(f"hf:{name}:{split}", number, defaults | to_fields(values, columns), (folder,))
+        values[image] = _stored_image(values[image], folders)
+        yield RawRow(f"hf:{name}:{split}", number, defaults | to_fields(values, columns), folders)
 
 
 def _name_and_split(source: str) -> tuple[str, str | None]:
@@ -52,6 +52,13 @@ def _name_and_split(source: str) -> tuple[str, str | None]:
         return source, None
     name, _, split = source.rpartition(":")
     return name, split
+
+
+def _folders(path: Path) -> tuple[Path, ...]:
+    """Where relative image paths of a dataset are looked for: beside its files; nowhere for a name on the hub."""
+    if not path.exists():
+        return ()
+    return (path,) if path.is_dir() else (path.parent,)
 
 
 def _is_saved_to_disk(path: Path) -> bool:
@@ -120,20 +127,20 @@ def _label_names(dataset: "Dataset") -> dict[str, Callable[[int | None], str | N
     }
 
 
-def _stored_image(value: Any, folder: Path) -> Any:
+def _stored_image(value: Any, folders: tuple[Path, ...]) -> Any:
     """The bytes of an image feature, or its path; anything else is left for the row's check to name."""
     if not isinstance(value, dict):
         return value
     path = value.get("path")
     if value.get("bytes") is not None or path is None:
         return value.get("bytes")
-    return Path(path) if _is_the_librarys_own(Path(path), folder) else path
+    return Path(path) if _is_the_librarys_own(Path(path), folders) else path
 
 
-def _is_the_librarys_own(path: Path, folder: Path) -> bool:
-    """Whether an absolute path lies where the library itself puts images: its caches, or the dataset's folder."""
+def _is_the_librarys_own(path: Path, folders: tuple[Path, ...]) -> bool:
+    """Whether an absolute path lies where the library itself puts images: its caches, or the dataset's own folder."""
     from datasets import config
     from huggingface_hub import constants
 
-    homes = (folder, Path(config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
+    homes = (*folders, Path(config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE))
     return path.is_absolute() and any(path.resolve().is_relative_to(home.resolve()) for home in homes)

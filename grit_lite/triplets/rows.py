@@ -135,6 +135,8 @@ def image_path(name: str, roots: tuple[Path, ...]) -> Path:
         DataError: it is not relative, leads out of its folder, or is not there.
     """
     _refuse_foreign_path(name)
+    if not roots:
+        raise DataError(f"image {shorten(name)} is only a path; download the dataset and give its folder")
     for root in roots:
         path = _resolve_inside(name, root)
         if os.path.exists(path):  # unlike Path.exists it does not raise on a name too long for the disk
