@@ -212,17 +212,16 @@ def ask_attribute(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked |
     shape = _pick(rng, lone)
     label = shape.shape if about_color else f"{shape.color} object"
     answer = shape.color if about_color else shape.shape
-    thing = Shape(shape.color, shape.shape, shape.box)
     return Asked(
         question=f"What {'color' if about_color else 'shape'} is the {label}?",
         answer=answer,
         kind="attribute",
-        boxes=(thing.box,),
+        boxes=(shape.box,),
         labels=(label,),
         sought=((" I", "style"), (" look for the", "filler"), (f" {label}", "content"), (".", "filler")),
         found=(
             *((" The", "style"), (f" {label}", "content"), (" is at", "filler"), (" ", "filler")),
-            *(*box_pieces(thing.box, label), (".", "filler")),
+            *(*box_pieces(shape.box, label), (".", "filler")),
         ),
         concluded=(
             *((" The", "filler"), (f" {label}", "content"), (" is" if about_color else " is a", "filler")),
