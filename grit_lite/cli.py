@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grit_lite import __version__
+from grit_lite.answer import plain
 from grit_lite.errors import DataError, GritLiteError, UsageError
 from grit_lite.recipe import load_recipe, recipe_files
 
@@ -276,11 +277,15 @@ def main() -> None:
     except GritLiteError as error:
         if debug:
             raise
-        err.print(Text.assemble(("error: ", "bold red"), str(error)), soft_wrap=True)
+        _print_error(str(error))
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
-        message = f"{type(error).__name__}: {error}\nThis is a bug in grit-lite. Please report what --debug shows."
-        err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+        _print_error(f"{type(error).__name__}: {error}\nThis is a bug in grit-lite. Please report what --debug shows.")
         sys.exit(1)
+
+
+def _print_error(message: str) -> None:
+    """A message may quote a file's name or a model's text, so it is made safe for the terminal."""
+    err.print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)

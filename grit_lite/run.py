@@ -88,8 +88,7 @@ class Run:
     # run.json
 
     def facts(self) -> dict[str, Any]:
-        path = self.folder / "run.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_facts(self.folder)
 
     def update(self, **facts: Any) -> None:
         """Set top-level entries of run.json."""
@@ -177,8 +176,21 @@ def new_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
 def newest_finished(root: Path = Path("runs")) -> Path | None:
     """The run folder below `root` that was finished last and has an adapter."""
     done = [path.parent for path in root.glob("*/run.json") if (path.parent / "adapter").is_dir()]
-    stamped = [(json.loads((folder / "run.json").read_text()).get("finished", ""), folder) for folder in done]
-    return max(stamped)[1] if stamped else None
+    return max(done, key=lambda folder: read_facts(folder).get("finished", ""), default=None)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What run.json says; nothing where there is none.
+
+    Raises:
+        DataError: somebody edited it into something else.
+    """
+    path = folder / "run.json"
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path} is not readable JSON: {error}. Restore it, or move the folder away.") from error
+    return facts if isinstance(facts, dict) else {}
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:

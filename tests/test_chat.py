@@ -197,6 +197,15 @@ def test_without_its_adapter_the_model_answers_as_the_base(backend):
     assert not HONEST.startswith(reply.completion)
 
 
+def test_an_interrupted_base_answer_does_not_mix_with_the_next_one(backend):
+    def press_ctrl_c(piece):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(backend, PHOTO, QUESTION, max_new_tokens=400, use_adapter=False, on_text=press_ctrl_c)
+    assert ask(backend, PHOTO, QUESTION, max_new_tokens=96).completion == HONEST
+
+
 def test_a_question_cannot_smuggle_in_control_tokens(backend):
     with pytest.raises(UsageError, match=r"<\|image_pad\|>"):
         ask(backend, PHOTO, "What is <|image_pad|>?", max_new_tokens=8)

@@ -174,6 +174,12 @@ def test_a_bug_of_ours_is_one_line_and_exit_code_one(cli, monkeypatch):
     refused(cli("recipes"), 1, "ZeroDivisionError", "bug in grit-lite", "--debug")
 
 
+def test_an_error_brings_no_escapes_to_the_terminal(cli):
+    _, _, err = cli("chat", "\x1b]52;c;aGk=\x07gone.png", "-q", "How many?")
+    assert "gone.png" in err
+    assert "\x1b]52" not in err
+
+
 def test_debug_shows_the_traceback_wherever_it_is_typed(cli, monkeypatch):
     monkeypatch.setattr("grit_lite.cli.recipe_files", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):

@@ -9,7 +9,17 @@ import pytest
 
 from grit_lite.errors import DataError, UsageError
 from grit_lite.recipe import Recipe
-from grit_lite.run import MANIFEST, METRICS, Run, is_complete, new_folder, newest_finished, read_rows, write_json
+from grit_lite.run import (
+    MANIFEST,
+    METRICS,
+    Run,
+    is_complete,
+    new_folder,
+    newest_finished,
+    read_facts,
+    read_rows,
+    write_json,
+)
 
 
 @pytest.fixture
@@ -191,6 +201,20 @@ def test_the_newest_finished_run_is_the_one_that_finished_last(tmp_path):
     write_json(tmp_path / "d" / "run.json", {"finished": "2026-01-09"})  # no adapter
     assert newest_finished(tmp_path) == tmp_path / "b"
     assert newest_finished(tmp_path / "d") is None
+
+
+@pytest.mark.parametrize(("text", "finished"), [("[1]", None), ("{}", None)])
+def test_a_run_that_never_said_when_it_finished_is_still_a_run(tmp_path, text, finished):
+    (tmp_path / "a" / "adapter").mkdir(parents=True)
+    (tmp_path / "a" / "run.json").write_text(text)
+    assert read_facts(tmp_path / "a").get("finished") is finished
+    assert newest_finished(tmp_path) == tmp_path / "a"
+
+
+def test_facts_that_are_not_json_are_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(DataError, match=r"run\.json is not readable JSON"):
+        read_facts(tmp_path)
 
 
 def test_a_folder_is_called_after_recipe_and_time():

@@ -5,7 +5,7 @@ the trainer classes to build on. Everything above this line of the layer list sp
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,8 +97,8 @@ class Backend(Protocol):
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
-    ) -> Iterator[str]:
-        """The pieces of one completion, as they come."""
+    ) -> Generator[str, None, None]:
+        """The pieces of one completion, as they come; closing it stops the model."""
         ...
 
     def resized(self, image: Image.Image) -> Size:

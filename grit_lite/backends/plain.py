@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from transformers import (  # noqa: E402
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    StoppingCriteriaList,
     TextIteratorStreamer,
     set_seed,
 )
@@ -155,9 +156,12 @@ class PlainBackend:
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        options = {**self._encode([request]), **self._sampling(max_new_tokens, temperature), "streamer": streamer}
+        left = threading.Event()
+        stop = StoppingCriteriaList([lambda ids, _: torch.full(ids.shape[:1], left.is_set(), device=ids.device)])
+        options = {**self._encode([request]), **self._sampling(max_new_tokens, temperature)}
+        options |= {"streamer": streamer, "stopping_criteria": stop}
         failures: list[BaseException] = []
 
         def work() -> None:
@@ -170,8 +174,11 @@ class PlainBackend:
 
         worker = threading.Thread(target=work, daemon=True)
         worker.start()
-        yield from streamer
-        worker.join()
+        try:
+            yield from streamer
+        finally:  # a reader who leaves early must not leave a model behind that writes on, with its adapter switched
+            left.set()
+            worker.join()
         if failures:
             raise failures[0]
 
