@@ -279,6 +279,12 @@ def test_shapes_asks_as_many_questions_of_each_kind_and_none_of_them_twice():
     assert all(row.boxes for row in triplets if row.dataset == "shapes_relation")
 
 
+def test_shapes_asks_at_least_one_question_of_each_kind():
+    few, more = shapes(1), shapes(8)
+    assert len(few) == 4
+    assert [row.question for row in few] == [row.question for row in more[::2]]
+
+
 def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
     import torch
 
