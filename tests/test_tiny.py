@@ -169,7 +169,7 @@ def test_one_object_alone_does_not_tell_a_relation():
 def test_the_embedded_triplets_are_ten_relations_and_ten_counts_that_the_script_makes(tmp_path):
     rows = [json.loads(line) for line in TRIPLETS.read_text().splitlines()]
     assert [row["dataset"] for row in rows] == ["shapes_relation"] * 10 + ["shapes_count"] * 10
-    assert sorted(row["answer"] for row in rows[10:]) == sorted("12345" * 2)
+    assert sorted(row["answer"] for row in rows[10:]) == sorted("01234" * 2)
     made = examples.write_triplets(tmp_path / "triplets.jsonl")
     assert made.read_text() == TRIPLETS.read_text()
     for row in rows:
