@@ -218,6 +218,17 @@ def test_every_link_leads_somewhere_on_the_page(run):
     assert {label["for"] for label in page.all("label")} <= ids
 
 
+def test_a_right_answer_without_its_tag_is_not_called_wrong(run):
+    path = run / "eval" / "shapes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [row | {"correct": False, "correct_lenient": row["system"] == "base"} for row in rows]
+    write_lines(path, kept)
+    text = read(run).text
+    assert text.count("right, untagged") == 12
+    assert text.count("GRIT prompt wrong") == 12  # the tuned ones
+    assert text.count("”, wrong") == 12  # the base asked directly
+
+
 def test_every_kind_of_example_that_is_there_can_be_chosen(run):
     html = write_report(run).read_text()
     shown = set(re.findall(r'class="case (\w+)"', html))
