@@ -1,7 +1,7 @@
 """Makes the embedded triplets: `python -m grit_lite.tiny.examples`.
 
 Ten relation and ten counting questions about training scenes, in GRIT's JSONL schema, pictures beside the file. The
-counting questions are about ten different classes with none to four objects, each twice, as GRIT's own are: a model that
+counting questions are about different classes with none to four objects, each twice, as GRIT's own are: a model that
 never met a count of none does not learn to end a chain without a box. Half of the relations hold.
 """
 
