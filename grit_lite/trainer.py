@@ -96,6 +96,7 @@ class CompletionScorer:
             "step": step,
             "triplet": triplet.id,
             "image": f"images/{triplet.id}.png",
+            "size": list(triplet.size),
             "question": triplet.question,
             "gold": triplet.answer,
             "dataset": triplet.dataset,
