@@ -785,6 +785,7 @@ def test_a_dataset_saved_to_disk_is_read_with_its_images_as_stored(tmp_path, dat
 def test_a_split_of_several_saved_ones_is_read(tmp_path, datasets):
     datasets.DatasetDict({"val": dataset_of(datasets)}).save_to_disk(tmp_path / "saved")
     check_two_rows(load(tmp_path / "saved", columns=NAMES, split="val"), "saved", "val")
+    check_two_rows(load(f"hf:{tmp_path / 'saved'}:train", columns=NAMES, split="val"), "saved", "val")
     with pytest.raises(DataError, match="has no split 'train'; it has val"):
         load(tmp_path / "saved", columns=NAMES)
 
@@ -820,10 +821,10 @@ def test_image_paths_of_a_dataset_stay_in_its_folder(tmp_path, datasets):
 
 
 def test_an_image_that_is_only_a_path_on_the_hub_is_not_looked_for_here(tmp_path, datasets, monkeypatch):
-    (tmp_path / "a.png").write_bytes(encode(picture()))
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "b.png").write_bytes(encode(picture()))
+    for path in (tmp_path / "a.png", tmp_path / "cache" / "a.png", tmp_path / "cache" / "b.png"):
+        path.write_bytes(encode(picture()))
+    monkeypatch.chdir(tmp_path / "cache")
     paths = ["a.png", str(tmp_path / "a.png"), str(tmp_path / "cache" / "b.png")]
     images = [{"bytes": None, "path": path} for path in paths]
     rows = {"question": list("123"), "answer": list("123"), "image": images}
