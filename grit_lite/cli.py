@@ -241,6 +241,9 @@ def recipes(as_json: Json = False) -> None:
 @data_app.command()
 def check(
     path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', or 'hf:NAME'.")],
+    column: Annotated[
+        list[str] | None, typer.Option(help="field=name, where the data calls a field by another.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """List every bad row of a data set as file:line: reason.
@@ -249,7 +252,10 @@ def check(
     """
     from grit_lite.triplets import load
 
-    loaded = load(path)
+    pairs = [text.partition("=") for text in column or ()]
+    if any(not equals for _, equals, _ in pairs):
+        raise UsageError("--column is written field=name, for example --column question=q.")
+    loaded = load(path, columns={field: name for field, _, name in pairs})
     rows = [{"file": row.file, "line": row.line, "reason": row.reason} for row in loaded.bad_rows]
     if as_json:
         print(json.dumps({"good": len(loaded.triplets), "bad": rows, "sha256": loaded.sha256}, ensure_ascii=False))

@@ -130,6 +130,16 @@ def test_bad_rows_are_listed_by_file_and_line(cli, tmp_path):
     assert "gone.png" in out
 
 
+def test_data_with_other_column_names_can_be_checked(cli, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "mine.jsonl").write_text('{"q": "how many?", "answer": "1", "image": "a.png"}\n')
+    assert cli("data", "check", tmp_path / "mine.jsonl", "--column", "question=q")[0] == 0
+    refused(cli("data", "check", tmp_path / "mine.jsonl"), 3, "question")
+    refused(cli("data", "check", tmp_path / "mine.jsonl", "--column", "question"), 2, "field=name")
+
+
 def test_the_embedded_triplets_are_all_good(cli):
     code, out, _ = cli("data", "check", "embedded", "--json")
     assert code == 0
