@@ -121,16 +121,17 @@ def _last_pair(chain: str, tag: str) -> str | None:
 
 
 def ordered_pairs(answer: GroundedAnswer) -> tuple[bool, bool]:
-    """Whether there is (one think pair with text, one rethink pair with text behind it), both before the answer.
+    """Whether there is (one think pair with text, one rethink pair with text behind it), both before any `<answer>`.
 
-    "One" holds for the whole completion behind an echoed prompt: text that goes round in circles has no valid format.
-    The second needs the first: rethinking follows thinking.
+    "One" and "any" hold for the whole completion behind an echoed prompt: text that goes round in circles, or that
+    answers before it thinks, has no valid format. The second needs the first: rethinking follows thinking.
     """
     body = answer.text[answer.chain_start :]
-    think_end = _only_pair(body, "think", 0, len(answer.chain))
+    before_answer = len(body.partition("<answer>")[0])
+    think_end = _only_pair(body, "think", 0, before_answer)
     if think_end is None:
         return False, False
-    return True, _only_pair(body, "rethink", think_end, len(answer.chain)) is not None
+    return True, _only_pair(body, "rethink", think_end, before_answer) is not None
 
 
 def _only_pair(body: str, tag: str, start: int, end: int) -> int | None:

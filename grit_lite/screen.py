@@ -24,7 +24,7 @@ from grit_lite.boxes import PALETTE
 
 Row = Mapping[str, Any]
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
+_BLOCKS = "▁▂▃▄▅▆▇"  # the full block would touch the curve above
 _WIDTH = 24
 
 
@@ -127,7 +127,7 @@ class LiveScreen:
             parts.append(self._curves())
         if self.sample:
             parts.append(
-                Panel(_sample(self.sample), title="best completion of the step", title_align="left", style="dim")
+                Panel(_sample(self.sample), title="best completion of the step", title_align="left", border_style="dim")
             )
         parts += [Text(note, style="yellow") for note in self.notes[-4:]]
         return Group(*parts)
@@ -208,7 +208,7 @@ def coloured(completion: str) -> Text:
 
 def _sample(sample: Row) -> Text:
     scores = "  ".join(f"{name} {_number(value)}" for name, value in sample["scores"].items())
-    question = Text.assemble(plain(sample["question"]), ("   gold: ", "dim"), plain(sample["gold"]), style="not dim")
+    question = Text.assemble(plain(sample["question"]), ("   gold: ", "dim"), plain(sample["gold"]))
     return Text("\n").join([question, coloured(sample["completion"]), Text(scores, style="dim")])
 
 

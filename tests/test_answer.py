@@ -146,6 +146,14 @@ def test_pairs_are_one_each_with_text_and_in_order(text, pairs):
     assert ordered_pairs(parse(text)) == pairs
 
 
+def test_an_answer_before_the_thinking_has_no_valid_format():
+    whole = "<think> a </think> <rethink> b </rethink> <answer> 2"
+    assert has_valid_format(parse(whole))
+    assert not has_valid_format(parse("<answer> " + whole))
+    assert not has_valid_format(parse("<think> a </think> <answer> 1 <rethink> b </rethink> <answer> 2"))
+    assert has_valid_format(parse(PROMPTS["qwen3_vl"].grounded + whole))  # the echoed prompt's own <answer> is not one
+
+
 def test_valid_format_needs_an_answer_with_text():
     chain = "<think>a</think><rethink>b</rethink>"
     assert has_valid_format(parse(chain + "<answer> yes"))

@@ -35,7 +35,7 @@ def console():
 
 
 def test_a_sparkline_goes_from_the_lowest_block_to_the_highest():
-    assert sparkline([0.0, 0.5, 1.0]).plain == "▁▅█"
+    assert sparkline([0.0, 0.5, 1.0]).plain == "▁▄▇"
 
 
 def test_a_sparkline_of_nothing_but_zeros_is_flat():
@@ -43,11 +43,11 @@ def test_a_sparkline_of_nothing_but_zeros_is_flat():
 
 
 def test_an_unknown_value_is_a_gap():
-    assert sparkline([1.0, None, 1.0]).plain == "█ █"
+    assert sparkline([1.0, None, 1.0]).plain == "▇ ▇"
 
 
 def test_a_long_history_is_drawn_as_means_of_stretches():
-    assert sparkline([0.0, 0.0, 1.0, 1.0], width=2).plain == "▁█"
+    assert sparkline([0.0, 0.0, 1.0, 1.0], width=2).plain == "▁▇"
 
 
 def test_a_plain_line_says_step_reward_terms_and_cost():
