@@ -118,7 +118,7 @@ def check(values: Mapping[str, Any], *, source: str) -> Recipe:
     """A recipe from plain values; `source` is named in the error message."""
     for key in values:
         if key not in Recipe.model_fields:
-            raise RecipeError(f"{source}: there is no recipe key '{key}'.{_nearest(key, Recipe.model_fields)}")
+            raise RecipeError(f"{source}: there is no recipe key '{key}'.{nearest(key, Recipe.model_fields)}")
     try:
         return Recipe(**values)
     except ValidationError as error:
@@ -143,7 +143,7 @@ def _find(name_or_file: str) -> Path:
     known = recipe_files()
     if name_or_file not in known:
         raise RecipeError(
-            f"There is no recipe '{name_or_file}'.{_nearest(name_or_file, known)} Known: {', '.join(known)}. "
+            f"There is no recipe '{name_or_file}'.{nearest(name_or_file, known)} Known: {', '.join(known)}. "
             "A file of your own must end in .yaml."
         )
     return known[name_or_file]
@@ -169,7 +169,8 @@ def _parse_setting(text: str) -> tuple[str, Any]:
         raise RecipeError(f"--set {text!r}: the value is not readable YAML: {error}") from error
 
 
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
+def nearest(name: str, known: Mapping[str, Any]) -> str:
+    """ " Did you mean 'X'?" for the known name closest to a misspelt one; empty where none is close."""
     close = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
 

@@ -8,7 +8,6 @@ A term is a number, 0.0 where it does not apply to a row. It is None only when a
 then. A term sees its own sample and nothing else, so a reward never depends on the rows beside it.
 """
 
-import difflib
 import json
 import math
 import re
@@ -20,7 +19,7 @@ from typing import Any
 from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
 from grit_lite.errors import Diverged, GritLiteError, RecipeError
-from grit_lite.recipe import resolve
+from grit_lite.recipe import nearest, resolve
 from grit_lite.scorers import is_right, number
 from grit_lite.triplets import COUNTING, Triplet
 
@@ -379,17 +378,12 @@ def preset_terms(preset: str) -> dict[str, Term]:
         RecipeError: there is no such preset.
     """
     if preset not in PRESETS:
-        raise RecipeError(f"There is no reward preset '{preset}'.{_nearest(preset, PRESETS)} {_known_presets()}")
+        raise RecipeError(f"There is no reward preset '{preset}'.{nearest(preset, PRESETS)} {_known_presets()}")
     return PRESETS[preset]
 
 
 def _known_presets() -> str:
     return f"The presets are {', '.join(PRESETS)}; single terms and plug-ins go into a mapping with a weight each."
-
-
-def _nearest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
 
 
 def score(
@@ -528,7 +522,7 @@ def _find_term(name: str) -> Term | Plugin:
     terms = preset_terms(preset if slash else DEFAULT_PRESET)
     if term not in terms:
         raise RecipeError(
-            f"rewards: there is no term '{name}'.{_nearest(term, terms)} {preset or DEFAULT_PRESET} has "
+            f"rewards: there is no term '{name}'.{nearest(term, terms)} {preset or DEFAULT_PRESET} has "
             f"{', '.join(terms)}; a term of another preset is written preset/term, a plug-in file.py:function."
         )
     return terms[term]

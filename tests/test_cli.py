@@ -136,7 +136,7 @@ def test_data_with_other_column_names_can_be_checked(cli, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "mine.jsonl").write_text('{"q": "how many?", "answer": "1", "image": "a.png"}\n')
     assert cli("data", "check", tmp_path / "mine.jsonl", "--column", "question=q")[0] == 0
-    refused(cli("data", "check", tmp_path / "mine.jsonl"), 3, "question")
+    assert 'no "question"' in refused(cli("data", "check", tmp_path / "mine.jsonl"), 3, "1 of 1 rows are bad")
     refused(cli("data", "check", tmp_path / "mine.jsonl", "--column", "question"), 2, "field=name")
 
 
