@@ -18,7 +18,7 @@ from rich.text import Text
 from grit_lite import __version__
 from grit_lite.answer import plain
 from grit_lite.errors import DataError, GritLiteError, UsageError
-from grit_lite.recipe import load_recipe, recipe_files
+from grit_lite.recipe import Recipe, load_recipe, recipe_files
 
 app = typer.Typer(
     name="grit-lite",
@@ -87,6 +87,7 @@ def train(
         chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
         if dry_run:
             return _print_recipe(chosen.model_dump(mode="json"), as_json)
+        _check_names(chosen)
         run = Run.create(output or new_folder(chosen), chosen)
 
     from grit_lite.training import train as carry_out
@@ -98,6 +99,15 @@ def train(
     else:
         _print_outcome(run.folder, result["evaluation"])
     return None
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Refuse a model or a reward that does not exist before there is a run folder."""
+    from grit_lite.backends import model_location
+    from grit_lite.rewards import build_scorer
+
+    model_location(recipe.model)
+    build_scorer(recipe.rewards)
 
 
 def _run_to_resume(output: Path | None, *others: Any) -> Any:
@@ -129,7 +139,7 @@ def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:
 @app.command(name="eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    questions: Annotated[int | None, typer.Option(help="How many held-out questions.")] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="How many held-out questions.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a run on held-out scenes, base beside tuned, with intervals.

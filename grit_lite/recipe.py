@@ -111,7 +111,7 @@ def load_recipe(name_or_file: str, settings: Sequence[str] = (), **options: Any)
     values = {"name": path.stem, **_read(path)}
     values |= dict(_parse_setting(text) for text in settings)
     values |= {key: value for key, value in options.items() if value is not None}
-    return check(values, source=str(path))
+    return check(values, source=name_or_file)
 
 
 def check(values: Mapping[str, Any], *, source: str) -> Recipe:

@@ -50,9 +50,14 @@ class Run:
                 f"The folder {folder} is not empty, and grit-lite never writes over results. "
                 f"Choose another with --output, or {way_out}."
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder, recipe)
-        recipe.save(folder / "recipe.yaml")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            run = cls(folder, recipe)
+            recipe.save(folder / "recipe.yaml")
+        except OSError as error:
+            raise UsageError(
+                f"The run folder {folder} cannot be written: {error}. Choose another: --output."
+            ) from error
         run.update(status="running", recipe=recipe.name, started=_now(), machine=machine(), changes=[])
         return run
 

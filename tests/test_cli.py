@@ -79,15 +79,24 @@ def test_a_dry_run_prints_the_whole_recipe_and_starts_nothing(cli, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_model_is_named_before_anything_is_trained(cli, tmp_path):
-    outcome = cli("train", "--set", "model=tinny", "--output", tmp_path / "run")
-    refused(outcome, 4, "no model 'tinny'", "owner/name")
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+@pytest.mark.parametrize(
+    ("setting", "code", "message"),
+    [
+        ("model=tinny", 4, "no model 'tinny'"),
+        ("rewards=grit-lit", 2, "no reward preset 'grit-lit'. Did you mean 'grit-lite'?"),
+        ("rewards=grit-paper", 2, "needs a judge"),
+        ("rewards={missing.py:f: 1}", 2, "no Python file missing.py"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused_before_there_is_a_run(cli, tmp_path, setting, code, message):
+    refused(cli("train", "--set", setting, "--output", tmp_path / "run"), code, message)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_is_not_cached_offline_says_so(cli, tmp_path):
+def test_a_model_that_is_not_cached_offline_says_so_and_the_run_says_it_failed(cli, tmp_path):
     outcome = cli("train", "--set", "model=nobody/nothing", "--output", tmp_path / "run")
     refused(outcome, 4, "nobody/nothing", "HF_HUB_OFFLINE")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
 def test_an_occupied_folder_is_refused(cli, tmp_path):

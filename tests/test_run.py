@@ -61,6 +61,12 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
         Run.create(tmp_path / "run", Recipe())
 
 
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot be written.*Choose another: --output"):
+        Run.create(tmp_path / "file" / "run", Recipe())
+
+
 def test_a_second_process_in_the_same_folder_is_refused_with_the_pid_of_the_first(run):
     code = f"""
         from pathlib import Path
