@@ -14,7 +14,7 @@ from grit_lite.cli import main
 from grit_lite.run import METRICS, SAMPLES, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import DeadSignalAlarm
+from grit_lite.training import DeadSignalAlarm, StopRequest
 
 COMMAND = [sys.executable, "-c", "from grit_lite.cli import main; main()"]
 
@@ -172,6 +172,15 @@ def test_bad_rows_stop_training_unless_they_are_to_be_skipped_and_are_counted(ar
         assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["skipped_bad_rows"] == 1
     finally:
         bad.unlink()
+
+
+def test_the_first_signal_asks_and_the_second_interrupts_at_once():
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def dead(step):
