@@ -81,7 +81,7 @@ def train(
     from grit_lite.run import Run, new_folder
 
     if resume:
-        run = _run_to_resume(output, triplets, recipe, settings)
+        run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
     else:
         name = recipe or _default_recipe()
         chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
@@ -115,10 +115,8 @@ def _run_to_resume(output: Path | None, *others: Any) -> Any:
 
     if output is None:
         raise UsageError("--resume needs the folder of the run to go on with: --output runs/NAME.")
-    if any(others):
-        raise UsageError(
-            "--resume goes on with the recipe of the run folder; leave out --triplets, --recipe and --set."
-        )
+    if any(other is not None for other in others):
+        raise UsageError("--resume goes on with the recipe of the run folder; it takes --output and --json only.")
     return Run.resume(output)
 
 

@@ -26,7 +26,7 @@ LoraPart = Literal["vision", "language", "attention", "mlp"]
 class Recipe(BaseModel):
     """Every setting of a run. The defaults are the vetted ones; a recipe file names only what differs, and says why."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     name: str = Field(default="recipe", description="what the run folder is called after")
 
@@ -68,7 +68,7 @@ class Recipe(BaseModel):
     max_grad_norm: float = Field(default=1.0, gt=0)
     gradient_checkpointing: bool = False
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     save_every: int = Field(default=20, gt=0, description="steps between checkpoints")
     keep_checkpoints: int = Field(default=2, gt=0)
     dead_after: int = Field(default=10, gt=0, description="steps without a group that teaches before the alarm")

@@ -44,7 +44,7 @@ class Run:
         Raises:
             UsageError: the folder holds something, or another process is training in it.
         """
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        if folder.is_file() or (folder.is_dir() and _holds_something(folder)):
             way_out = "go on with it: --resume" if (folder / "recipe.yaml").is_file() else "empty it yourself"
             raise UsageError(
                 f"The folder {folder} is not empty, and grit-lite never writes over results. "
@@ -58,8 +58,18 @@ class Run:
             raise UsageError(
                 f"The run folder {folder} cannot be written: {error}. Choose another: --output."
             ) from error
-        run.update(status="running", recipe=recipe.name, started=_now(), machine=machine(), changes=[])
+        run._begin()
         return run
+
+    def _begin(self) -> None:
+        facts = {
+            "status": "running",
+            "recipe": self.recipe.name,
+            "started": _now(),
+            "machine": machine(),
+            "changes": [],
+        }
+        write_json(self.folder / "run.json", facts)
 
     @classmethod
     def resume(cls, folder: Path) -> "Run":
@@ -75,6 +85,8 @@ class Run:
             run.close()
             raise UsageError(f"The run in {folder} is done; there is nothing to resume. Start another with --output.")
         shutil.rmtree(run.staging, ignore_errors=True)
+        if "started" not in run.facts():  # killed while the folder was being made
+            run._begin()
         return run
 
     def _acquire(self) -> None:
@@ -174,6 +186,11 @@ class Run:
             )
 
 
+def _holds_something(folder: Path) -> bool:
+    """Whether there is more in a folder than a run leaves that failed before its first step."""
+    return any(path.name not in {"lock", "recipe.yaml", "run.json", "images"} for path in folder.iterdir())
+
+
 def new_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:
     return root / f"{recipe.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
@@ -199,21 +216,32 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a .jsonl file; a torn last line, as a killed process leaves it, is not a row."""
+    """The rows of a .jsonl file; a torn last line, as a killed process leaves it, is not a row.
+
+    Raises:
+        DataError: a whole line is not JSON, so something other than grit-lite wrote it.
+    """
     if not path.is_file():
         return
     with path.open("rb") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if line.endswith(b"\n") and line.strip():
-                yield json.loads(line)
+                yield _row(path, number, line)
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: not JSON: {error}. Take the line out, or restore the file.") from error
 
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether every file of the manifest is there with the size and hash it was written with."""
-    manifest = checkpoint / MANIFEST
-    if not manifest.is_file():
+    try:
+        entries = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    entries = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     paths = {name: checkpoint / name for name in entries}
     return all(path.is_file() and _fingerprint(path) == entries[name] for name, path in paths.items())
 

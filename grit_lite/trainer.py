@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
@@ -236,7 +236,11 @@ def _trainer_class(base: type) -> type:
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             parameters = [p for p in self.trainer.model.parameters() if p.grad is not None]
             if not all(torch.isfinite(parameter.grad).all() for parameter in parameters):
-                self.trainer.report_divergence(state.global_step + 1)
+                self.trainer.report_divergence(state.global_step + 1, "the gradient is not finite; no update was made")
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if not all(torch.isfinite(p).all() for p in self.trainer.model.parameters() if p.requires_grad):
+                self.trainer.report_divergence(state.global_step + 1, "the update made the weights infinite or NaN")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if self.trainer.stop_requested():
@@ -258,7 +262,7 @@ def _trainer_class(base: type) -> type:
             self.add_callback(Guard(self))
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            set_seed((self.recipe.seed << 20) + self.state.global_step)
+            set_seed(((self.recipe.seed << 20) + self.state.global_step) % 2**32)  # the generators' seeds have 32 bits
             self.step_started = time.perf_counter()
             output = super()._generate_and_score_completions(inputs)
             for row, advantage in zip(self.scorer.rows, output["advantages"].tolist(), strict=True):
@@ -267,7 +271,12 @@ def _trainer_class(base: type) -> type:
 
         def _generate(self, prompts: Any) -> Any:
             started = time.perf_counter()
-            output = super()._generate(prompts)
+            try:
+                output = super()._generate(prompts)
+            except RuntimeError as error:
+                if "probability tensor" not in str(error):  # torch.multinomial's words for a NaN or an infinity
+                    raise
+                self.report_divergence(self.state.global_step + 1, "the model gives no finite probabilities any more")
             self.rollout_seconds = time.perf_counter() - started
             return output
 
@@ -303,13 +312,12 @@ def _trainer_class(base: type) -> type:
             (staged / "training_args.bin").unlink()  # a pickle that nothing here reads; recipe.yaml says the same
             self.run.commit_checkpoint(staged, self.state.global_step)
 
-        def report_divergence(self, step: int) -> None:
+        def report_divergence(self, step: int, what: str) -> NoReturn:
             path = self.run.folder / f"diverged-step-{step:06d}.json"
             write_json(path, {"step": step, "samples": self.scorer.rows})
             raise Diverged(
-                f"Step {step}: the gradient is not finite, so the update was not made and the weights are those of the "
-                f"step before. The batch is in {path}. Lower learning_rate or max_grad_norm, or use dtype=float32, and "
-                "go on from the last checkpoint with --resume."
+                f"Step {step}: {what}. The last batch of completions is in {path}. Start again with a lower "
+                "learning_rate or max_grad_norm, or with dtype=float32."
             )
 
     return GroundedReasoningTrainer

@@ -3,7 +3,7 @@
 import shutil
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,24 +33,14 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
         GritLiteError: with the exit code of its kind; `run.json` says how the run ended in every case.
     """
     recipe = run.recipe
-    title = f"grit-lite {recipe.name}"
+    stop = StopRequest()
     try:
-        with StopRequest() as stop:
-            triplets = prepare_data(run)
-            backend = open_backend(recipe)
-            backend.attach_lora(recipe)
-            run.update(status="running", versions={"grit-lite": __version__}, model=backend.describe())
-            with open_screen(title, recipe.steps, as_json=as_json) as screen:
-                optimise(run, backend, triplets, screen, stop)
-        if stop.signal_number is not None:
-            raise stopped(run, stop.signal_number)
-        save_adapter(run, backend)
-        result = None if recipe.evaluate == "none" else measure(run.folder, recipe, backend)
-        run.finish("done")
-        write_report(run.folder)
-        return {"folder": str(run.folder), "status": "done", "evaluation": result}
+        with stop:
+            return _carry_out(run, stop, as_json)
     except KeyboardInterrupt:
-        raise stopped(run, signal.SIGINT) from None
+        error = stopped(run, stop.signal_number or signal.SIGINT)
+        run.finish("stopped", error=str(error))
+        raise error from None
     except torch.OutOfMemoryError as error:
         run.finish("failed", error=str(error))
         raise OutOfMemory(
@@ -61,8 +51,30 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
     except GritLiteError as error:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
+    except Exception as error:  # a bug of ours or of a library: the folder says so, and the command line reports it
+        run.finish("failed", error=f"{type(error).__name__}: {error}")
+        raise
     finally:
         run.close()
+
+
+def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any]:
+    recipe = run.recipe
+    triplets = prepare_data(run)
+    backend = open_backend(recipe)
+    backend.attach_lora(recipe)
+    run.update(status="running", versions={"grit-lite": __version__}, model=backend.describe())
+    with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
+        optimise(run, backend, triplets, screen, stop)
+    if stop.signal_number is not None:
+        raise stopped(run, stop.signal_number)
+    save_adapter(run, backend)
+    result = None
+    if recipe.evaluate != "none":
+        result = measure(run.folder, recipe, backend, between_batches=stop.interrupt_if_asked)
+    run.finish("done")
+    write_report(run.folder)
+    return {"folder": str(run.folder), "status": "done", "evaluation": result}
 
 
 def prepare_data(run: Run) -> list[Triplet]:
@@ -135,9 +147,20 @@ def save_adapter(run: Run, backend: Backend) -> None:
     aside.rename(final)
 
 
-def measure(folder: Path, recipe: Recipe, backend: Backend, questions: int | None = None) -> dict[str, Any]:
+def measure(
+    folder: Path,
+    recipe: Recipe,
+    backend: Backend,
+    questions: int | None = None,
+    between_batches: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
     """Base beside tuned on held-out drawn scenes, into `eval/` of the run folder."""
-    with evaluation_progress() as progress:
+    with evaluation_progress() as show:
+
+        def progress(system: str, done: int, total: int) -> None:
+            show(system, done, total)
+            between_batches()
+
         return evaluate(
             backend,
             shapes(questions or recipe.eval_questions),
@@ -210,6 +233,11 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def interrupt_if_asked(self) -> None:
+        """What has no steps to finish stops here."""
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None:

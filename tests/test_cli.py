@@ -114,7 +114,8 @@ def test_a_second_training_in_a_folder_is_refused(cli, tmp_path):
 
 def test_resuming_needs_a_folder_and_nothing_else(cli, tmp_path):
     refused(cli("train", "--resume"), 2, "--resume needs the folder")
-    refused(cli("train", "--resume", "--output", tmp_path, "--triplets", "5"), 2, "leave out --triplets")
+    for option in (["--triplets", "5"], ["--dry-run"], ["--bad-rows", "skip"], ["--set", "steps=3"]):
+        refused(cli("train", "--resume", "--output", tmp_path, *option), 2, "it takes --output and --json only")
     refused(cli("train", "--resume", "--output", tmp_path), 2, "no run to resume")
 
 
@@ -147,6 +148,10 @@ def test_data_with_other_column_names_can_be_checked(cli, tmp_path):
     assert cli("data", "check", tmp_path / "mine.jsonl", "--column", "question=q")[0] == 0
     assert 'no "question"' in refused(cli("data", "check", tmp_path / "mine.jsonl"), 3, "1 of 1 rows are bad")
     refused(cli("data", "check", tmp_path / "mine.jsonl", "--column", "question"), 2, "field=name")
+
+
+def test_a_hub_source_without_a_name_is_refused(cli):
+    refused(cli("data", "check", "hf:"), 3, "hf: names no dataset")
 
 
 def test_the_embedded_triplets_are_all_good(cli):

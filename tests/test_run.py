@@ -50,6 +50,7 @@ def test_an_occupied_folder_is_refused_and_the_way_out_named(tmp_path):
 
 
 def test_a_folder_with_a_run_in_it_names_resume(run):
+    run.append(METRICS, [{"step": 1}])
     run.close()
     with pytest.raises(UsageError, match="go on with it: --resume"):
         Run.create(run.folder, Recipe())
@@ -59,6 +60,31 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(UsageError, match="not empty"):
         Run.create(tmp_path / "run", Recipe())
+
+
+def test_a_run_that_failed_before_its_first_step_may_be_started_anew(run):
+    run.finish("failed", error="no such data")
+    run.close()
+    again = Run.create(run.folder, Recipe(steps=7))
+    assert again.recipe.steps == 7
+    assert "error" not in again.facts()
+    again.close()
+
+
+def test_a_run_killed_while_its_folder_was_made_can_be_resumed_and_finished(run):
+    run.close()
+    (run.folder / "run.json").unlink()
+    resumed = Run.resume(run.folder)
+    resumed.finish("done")
+    assert resumed.facts()["status"] == "done"
+    resumed.close()
+
+
+def test_a_line_that_is_not_json_is_named(run):
+    run.append(METRICS, [{"step": 1}])
+    (run.folder / METRICS).write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl:2: not JSON"):
+        list(read_rows(run.folder / METRICS))
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
@@ -160,6 +186,13 @@ def test_a_checkpoint_with_one_byte_changed_is_passed_over(run):
     newer = run.commit_checkpoint(staged_checkpoint(run, 20), 20)
     (newer / "adapter.bin").write_text("weightz")
     assert run.latest_checkpoint() == (10, older)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_checkpoint_with_a_damaged_manifest_is_passed_over(run, text):
+    final = run.commit_checkpoint(staged_checkpoint(run, 10), 10)
+    (final / MANIFEST).write_text(text)
+    assert run.latest_checkpoint() is None
 
 
 @pytest.mark.parametrize("lost", ["adapter.bin", MANIFEST])

@@ -219,11 +219,22 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update_and_keeps_the_bat
     before = setup.lora()
     poisoned = next(p for p in setup.backend.model.parameters() if p.requires_grad)
     poisoned.register_hook(lambda gradient: torch.full_like(gradient, float("nan")))
-    with pytest.raises(Diverged, match=r"Step 1: the gradient is not finite.*diverged-step-000001\.json"):
+    with pytest.raises(Diverged, match=r"Step 1: the gradient is not finite; no update.*diverged-step-000001\.json"):
         setup.trainer.train()
     assert all(torch.equal(value, before[name]) for name, value in setup.lora().items())
     assert len(json.loads((setup.run.folder / "diverged-step-000001.json").read_text())["samples"]) == 8
     assert setup.run.latest_checkpoint() is None
+
+
+def test_weights_that_a_step_has_ruined_end_the_run_as_diverged(untrained, tmp_path):
+    setup = Setup(tmp_path / "run", small_recipe(untrained, "learning_rate=1e30"))
+    with pytest.raises(Diverged, match=r"infinite or NaN|no finite probabilities|gradient is not finite"):
+        setup.trainer.train()
+    assert list(setup.run.folder.glob("diverged-step-*.json"))
+
+
+def test_a_large_seed_is_a_seed(untrained, tmp_path):
+    Setup(tmp_path / "run", small_recipe(untrained, "seed=20260101", "steps=1")).trainer.train()
 
 
 def test_a_nan_reward_never_becomes_a_step(untrained, tmp_path):

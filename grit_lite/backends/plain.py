@@ -20,6 +20,8 @@ from grit_lite.recipe import Recipe
 ensure_torchvision_ops()
 # On a CPU bitsandbytes reports at every start that an optional kernel from a hub is not installed.
 logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+# Without a network the hub's client reports each of its retries; the one message at the end is ours.
+logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 
 from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402

@@ -35,6 +35,8 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
         DataError: no such dataset, split or column, or several columns for one field.
     """
     name, named_split = _name_and_split(source)
+    if not name.strip():
+        raise DataError("hf: names no dataset. Write hf:owner/name, or hf:owner/name:SPLIT.")
     split = split or named_split or "train"
     dataset = _only_needed(_open(name, split), columns, name)
     image = columns.get("image", "image")

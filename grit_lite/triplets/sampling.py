@@ -24,7 +24,8 @@ def sample(triplets: Sequence[Triplet], n: int | None, seed: int) -> list[Triple
         raise UsageError(f"{n} triplets were asked for; ask for 1 or more.")
     if n > len(triplets):
         raise DataError(
-            f"{n} triplets were asked for, but the data has {len(triplets)}. Ask for {len(triplets)} or fewer."
+            f"{n} triplets were asked for, but the data has {len(triplets)}. Ask for {len(triplets)} or fewer "
+            f"with --triplets, or for all with --set triplets=null."
         )
     places = defaultdict(list)
     for place, triplet in enumerate(triplets):
