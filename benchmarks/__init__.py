@@ -1,0 +1,1 @@
+"""Speed measurements, and the random models that they and the tests run."""
