@@ -51,6 +51,13 @@ class Recipe(BaseModel):
     completions_per_pass: int | None = Field(
         default=None, gt=0, description="micro-batch; null for a whole step at once"
     )
+    prompt_sharing: Literal["auto", "packed", "staged", "off"] = Field(
+        default="auto",
+        description="how a pass runs a prompt once: in one row, or in stages (less memory); off: TRL's",
+    )
+    completions_at_once: int | None = Field(
+        default=None, gt=0, description="of a prompt, in one row or one stage; null for as many as fit"
+    )
     max_completion_tokens: int = Field(default=512, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -25,7 +25,9 @@ from grit_lite.errors import Diverged
 from grit_lite.recipe import Recipe
 from grit_lite.rewards import Scorer, valid_boxes
 from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
+from grit_lite.sharing import share_prompts
 from grit_lite.triplets import Triplet
+from grit_lite.vlm import shares_prompts
 
 # GRIT's loss (arXiv 2505.15879, section 3; grpo-gr/ of the released code): on-policy, advantages divided by the group's
 # deviation, mean over a completion's tokens, then over completions; its k3 KL is not weighted by the policy ratio,
@@ -54,10 +56,11 @@ def prompt_dataset(triplets: Sequence[Triplet], backend: Backend, recipe: Recipe
     def render(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
         rows = [triplets[index] for index in batch["triplet"]]
         texts = [backend.spec.prompts.render(row.question, style="grounded") for row in rows]
+        images = {index: triplets[index].load_image() for index in set(batch["triplet"])}
         return {
             "triplet": batch["triplet"],
             "prompt": [[{"role": "user", "content": text}] for text in texts],
-            "images": [[row.load_image()] for row in rows],
+            "images": [[images[index]] for index in batch["triplet"]],
         }
 
     return Dataset.from_dict({"triplet": order}).with_transform(render)
@@ -212,12 +215,17 @@ def build_trainer(
     }
     config = config_type(**arguments)
     completion_scorer = CompletionScorer(triplets, backend, scorer)
+    sharing: dict[str, Any] = {}
+    if recipe.prompt_sharing != "off" and shares_prompts(backend.model):
+        base = share_prompts(base)
+        sharing["staged_at_once"] = recipe.completions_at_once if recipe.prompt_sharing == "staged" else None
     trainer = _trainer_class(base)(
         model=backend.model,
         args=config,
         reward_funcs=[completion_scorer],
         train_dataset=prompt_dataset(triplets, backend, recipe),
         processing_class=backend.processor,
+        **sharing,
     )
     trainer.connect(run, recipe, completion_scorer, on_step, stop_requested)
     return trainer
@@ -273,8 +281,9 @@ def _trainer_class(base: type) -> type:
             started = time.perf_counter()
             try:
                 output = super()._generate(prompts)
-            except RuntimeError as error:
-                if "probability tensor" not in str(error):  # torch.multinomial's words for a NaN or an infinity
+            except (FloatingPointError, RuntimeError) as error:
+                # torch.multinomial has its own words for a NaN or an infinity
+                if not isinstance(error, FloatingPointError) and "probability tensor" not in str(error):
                     raise
                 self.report_divergence(self.state.global_step + 1, "the model gives no finite probabilities any more")
             self.rollout_seconds = time.perf_counter() - started

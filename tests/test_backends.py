@@ -75,11 +75,6 @@ def test_no_request_is_no_completion(backend):
     assert backend.generate([], max_new_tokens=3) == []
 
 
-def test_what_fails_in_the_streaming_thread_is_raised_where_the_text_is_read(backend):
-    with pytest.raises(ValueError, match="max_new_tokens"):
-        list(backend.stream(requests(1)[0], max_new_tokens=-1))
-
-
 def test_vision_tokens_are_never_sampled(backend):
     vocabulary = backend.processor.tokenizer.get_vocab()
     suppressed = backend.suppressed_tokens()

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,11 +27,13 @@ from transformers import (  # noqa: E402
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
+    TextStreamer,
     set_seed,
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
+
+from grit_lite.rollout import Sampling, cut_at_end, decode, sample  # noqa: E402
+from grit_lite.vlm import Prompt, VisionLanguageModel, shares_prompts  # noqa: E402
 
 disable_progress_bar()  # our own screen says what happens
 
@@ -68,6 +69,7 @@ class PlainBackend:
         location = model_location(recipe.model)
         self.processor = self._load_processor(location)
         self.model: Any = self._load_model(location)
+        self.vlm = VisionLanguageModel(self.model) if shares_prompts(self.model) else None
         self.spec = self._find_spec(location, adapter)
         if adapter is not None:
             self.model = _load_adapter(self.model, adapter)
@@ -146,43 +148,28 @@ class PlainBackend:
         batch_size: int = 32,
     ) -> list[Generated]:
         done: list[Generated] = []
+        sampling = self._sampling(max_new_tokens, temperature)
         with self._adapter(use_adapter):
             for start in range(0, len(requests), batch_size):
                 batch = self._encode(requests[start : start + batch_size])
-                with torch.no_grad():
-                    tokens = self.model.generate(**batch, **self._sampling(max_new_tokens, temperature))
-                done += self._decode(
-                    tokens[:, batch["input_ids"].shape[1] :], self._seen_sizes(batch, requests[start:])
-                )
+                done += self._decode(self._sample(batch, sampling), self._seen_sizes(batch, requests[start:]))
         return done
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
     ) -> Generator[str, None, None]:
-        streamer = TextIteratorStreamer(self.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        left = threading.Event()
-        stop = StoppingCriteriaList([lambda ids, _: torch.full(ids.shape[:1], left.is_set(), device=ids.device)])
-        options = {**self._encode([request]), **self._sampling(max_new_tokens, temperature)}
-        options |= {"streamer": streamer, "stopping_criteria": stop}
-        failures: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                with torch.no_grad(), self._adapter(use_adapter):
-                    self.model.generate(**options)
-            except BaseException as error:  # noqa: BLE001  carried to the thread that reads, which raises it
-                failures.append(error)
-                streamer.end()
-
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            yield from streamer
-        finally:  # a reader who leaves early must not leave a model behind that writes on, with its adapter switched
-            left.set()
-            worker.join()
-        if failures:
-            raise failures[0]
+        if self.vlm is None:
+            limits = {"max_new_tokens": max_new_tokens, "temperature": temperature, "use_adapter": use_adapter}
+            yield self.generate([request], **limits)[0].text
+            return
+        pieces = _Pieces(self.processor.tokenizer, skip_special_tokens=True)
+        prompts = self._prompts(self.vlm, self._encode([request]))
+        with self._adapter(use_adapter):  # until the reader has all of it, or leaves
+            for _, tokens in decode(self.vlm, prompts, [0], self._sampling(max_new_tokens, temperature)):
+                pieces.put(torch.tensor(tokens))
+                yield from pieces.take()
+        pieces.end()
+        yield from pieces.take()
 
     def resized(self, image: Image.Image) -> Size:
         batch = self.processor.image_processor(images=[image], return_tensors="pt")
@@ -229,28 +216,37 @@ class PlainBackend:
         images = [[request.image] for request in requests]
         return self.processor(images=images, text=texts, padding=True, return_tensors="pt").to(self.device)
 
-    def _sampling(self, max_new_tokens: int, temperature: float) -> dict[str, Any]:
-        options = {
-            "max_new_tokens": max_new_tokens,
-            "suppress_tokens": self.suppressed_tokens(),
-            "disable_compile": True,
-        }
-        if temperature > 0:
-            return {**options, "do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        return {**options, "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+    def _sample(self, batch: dict[str, torch.Tensor], sampling: Sampling) -> list[list[int]]:
+        if self.vlm is not None:
+            return sample(self.vlm, self._prompts(self.vlm, batch), range(len(batch["input_ids"])), sampling)
+        tokens = self.model.generate(**batch, **sampling.for_generate())[:, batch["input_ids"].shape[1] :]
+        return cut_at_end(tokens, sampling.end_tokens)
 
-    def _decode(self, tokens: torch.Tensor, sizes: Sequence[Size]) -> list[Generated]:
-        """tokens: (B, C), right-padded after the end token."""
+    def _prompts(self, vlm: VisionLanguageModel, batch: dict[str, torch.Tensor]) -> list[Prompt]:
+        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+        tokens = [ids[mask.bool()].tolist() for ids, mask in rows]
+        return vlm.prompts(tokens, [1] * len(tokens), batch)
+
+    def _sampling(self, max_new_tokens: int, temperature: float) -> Sampling:
+        return Sampling(
+            max_new_tokens,
+            temperature=temperature,
+            end_tokens=self.end_tokens(),
+            suppressed=tuple(self.suppressed_tokens()),
+        )
+
+    def end_tokens(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a completion."""
         ends = self.model.generation_config.eos_token_id
-        is_end = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
-        finished = is_end.any(dim=1)
-        lengths = torch.where(finished, is_end.int().argmax(dim=1) + 1, tokens.shape[1])
-        texts = [
-            self.processor.tokenizer.decode(row[:length], skip_special_tokens=True)
-            for row, length in zip(tokens, lengths.tolist(), strict=True)
-        ]
+        return tuple(ends) if isinstance(ends, list) else (ends,)
+
+    def _decode(self, completions: Sequence[Sequence[int]], sizes: Sequence[Size]) -> list[Generated]:
+        ends = self.end_tokens()
         return [
-            Generated(*row) for row in zip(texts, lengths.tolist(), finished.tolist(), sizes[: len(texts)], strict=True)
+            Generated(
+                self.processor.tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), tokens[-1] in ends, size
+            )
+            for tokens, size in zip(completions, sizes, strict=False)
         ]
 
     def _seen_sizes(self, batch: Any, requests: Sequence[Request]) -> list[Size]:
@@ -258,6 +254,21 @@ class PlainBackend:
             return [request.image.size for request in requests]
         patch = self.processor.image_processor.patch_size
         return [(width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist()]
+
+
+class _Pieces(TextStreamer):
+    """Turns tokens into text that no later token can change, piece by piece."""
+
+    def __init__(self, tokenizer: Any, **decode_options: Any) -> None:
+        super().__init__(tokenizer, **decode_options)
+        self.waiting: list[str] = []
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self.waiting.append(text)
+
+    def take(self) -> list[str]:
+        pieces, self.waiting = self.waiting, []
+        return pieces
 
 
 def lora_targets(recipe: Recipe) -> str:

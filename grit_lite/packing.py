@@ -1,0 +1,204 @@
+"""PASS: the completions of a prompt scored together, with the prompt run once.
+
+One row without padding holds prompts and all that follows them: `[p1 | p2 | … | c11 | … | c1G | c21 | …]`. A
+completion attends to its own prompt and to itself, and its positions go on where its prompt's end. The result is that of
+a padded row for each completion, at the price of one prompt instead of G.
+
+Two schedules, equal in value and gradient. `packed` keeps the whole row for the backward pass. `staged` keeps nothing:
+its backward runs the prompt once, then its completions a few at a time against the prompt's keys and values, then
+backward through the prompt once, and so needs no more memory than the prompt and those few.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from grit_lite.vlm import Prompt, VisionLanguageModel
+
+CHUNK = 512  # completion tokens whose logits exist at the same time
+Group = tuple[Prompt, Sequence[Tensor]]  # a prompt and its completions, (C,) token ids each, of any lengths
+KeysAndValues = tuple[Tensor, Tensor]  # (1, H', P - 1, D) each, of one layer
+
+
+class SharedPromptLayout:
+    """Who sees whom in a row of prompts and followers.
+
+    Args:
+        prompts: the lengths of the prompts in the row.
+        followers: (number of its prompt, length) of each follower.
+        memory: where the prompts do not stand in the row, the keys and values of each, by layer.
+
+    Attributes:
+        memory: the keys and values of each prompt, by layer: those given, or those of the row, if it was to keep them.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[int],
+        followers: Sequence[tuple[int, int]] = (),
+        memory: dict[int, list[KeysAndValues]] | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.lengths = [*prompts, *(length for _, length in followers)]
+        self.prompts, self.owners = len(prompts), [owner for owner, _ in followers]
+        self.memory = memory or {}
+        self.keep = keep
+        self._masks: dict[tuple[int, int], Tensor] = {}
+
+    def attend(self, module: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        parts = list(zip(*(states.split(self.lengths, dim=2) for states in (query, key, value)), strict=True))
+        memory = self.memory.get(module.layer_idx)
+        if memory is None:
+            memory = [(keys, values) for _, keys, values in parts[: self.prompts]]
+            if self.keep:
+                self.memory[module.layer_idx] = memory
+        seen = [sdpa_attention_forward(module, *part, None, scaling=scaling)[0] for part in parts[: self.prompts]]
+        for owner, (queries, own_keys, own_values) in zip(self.owners, parts[self.prompts :], strict=True):
+            keys = torch.cat([memory[owner][0], own_keys], dim=2)
+            values = torch.cat([memory[owner][1], own_values], dim=2)
+            mask = self._mask(queries.shape[2], keys.shape[2], query.device)
+            seen.append(sdpa_attention_forward(module, queries, keys, values, mask, scaling=scaling)[0])
+        return torch.cat(seen, dim=1)
+
+    def _mask(self, queries: int, keys: int, device: torch.device) -> Tensor:
+        """(queries, keys): the last query sees all keys, each one before it one fewer."""
+        if (queries, keys) not in self._masks:
+            full = torch.ones(queries, keys, dtype=torch.bool, device=device)
+            self._masks[queries, keys] = full.tril(keys - queries)
+        return self._masks[queries, keys]
+
+
+def score(
+    head: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies of tokens, without all logits at once: each chunk's are computed anew backward.
+
+    Args:
+        head: the output embeddings: (N, hidden) -> (N, V).
+        states: (N, hidden) hidden states that predict the targets.
+        targets: (N,) token ids.
+        temperature: divides the logits, as in sampling.
+
+    Returns:
+        (N,) log-probability of each target, and (N,) entropy in nats of the distribution it was drawn from.
+    """
+
+    def chunk(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = head(states).float() / temperature
+        normalizer = logits.logsumexp(-1)
+        expected = (torch.softmax(logits, -1) * logits).sum(-1)
+        return logits.gather(1, targets[:, None])[:, 0] - normalizer, normalizer - expected
+
+    pieces = zip(states.split(CHUNK), targets.split(CHUNK), strict=True)
+    if torch.is_grad_enabled():
+        scored = [checkpoint(chunk, *piece, use_reentrant=False) for piece in pieces]
+    else:
+        scored = [chunk(*piece) for piece in pieces]
+    return torch.cat([logps for logps, _ in scored]), torch.cat([entropies for _, entropies in scored])
+
+
+def packed(model: VisionLanguageModel, groups: Sequence[Group], temperature: float) -> tuple[Tensor, Tensor]:
+    """(N,) log-probabilities and (N,) entropies of all completion tokens of the groups, one after the other."""
+    followers = [(prompt, _follow(prompt, ids)) for prompt, completions in groups for ids in completions]
+    owners = [number for number, (_, completions) in enumerate(groups) for _ in completions]
+    prompts = [prompt for prompt, _ in groups]
+    lengths = [(owner, len(ids)) for owner, (_, ids) in zip(owners, followers, strict=True)]
+    layout = SharedPromptLayout([len(prompt.tokens) - 1 for prompt in prompts], lengths)
+    states = model.run(layout, prompts, followers)
+    return score(model.head, states, _targets(groups), temperature)
+
+
+def staged(
+    model: VisionLanguageModel,
+    groups: Sequence[Group],
+    temperature: float,
+    *,
+    at_once: int,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[Tensor, Tensor]:
+    """As `packed`, with no more of it in memory than one prompt and `at_once` of its completions.
+
+    The gradient reaches the parameters directly, when backward is called on what depends on the result. Entropies carry
+    no gradient.
+    """
+    anchor = next(parameter for parameter in model.backbone.parameters() if parameter.requires_grad)
+    return _Staged.apply(anchor, model, groups, temperature, at_once, autocast)  # pyright: ignore[reportReturnType]
+
+
+class _Staged(torch.autograd.Function):
+    """Forward keeps no graph; backward builds it again, a stage at a time. The anchor only makes autograd call it."""
+
+    @staticmethod
+    def forward(ctx: Any, _: Tensor, model: Any, groups: Any, temperature: float, at_once: int, autocast: Any) -> Any:
+        ctx.arguments = model, groups, temperature, at_once, autocast
+        scored = [pair for group in groups for pair in _stages(model, group, temperature, at_once)]
+        logps, entropies = (torch.cat(column) for column in zip(*scored, strict=True))
+        ctx.mark_non_differentiable(entropies)
+        return logps, entropies
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        model, groups, temperature, at_once, autocast = ctx.arguments
+        remaining = gradients[0]
+        for group in groups:
+            with torch.enable_grad(), autocast():
+                remaining = _backward_through(model, group, temperature, at_once, remaining)
+        return None, None, None, None, None, None
+
+
+def _stages(model: VisionLanguageModel, group: Group, temperature: float, at_once: int) -> list[tuple[Tensor, Tensor]]:
+    memory = _remember(model, group[0])
+    return [_stage(model, group[0], part, memory, temperature) for part in _parts(group[1], at_once)]
+
+
+def _backward_through(
+    model: VisionLanguageModel, group: Group, temperature: float, at_once: int, gradient: Tensor
+) -> Tensor:
+    """Backward through one group; returns the gradient that is left for the groups after it."""
+    prompt, completions = group
+    memory = _remember(model, prompt)
+    tensors = [tensor for layer in memory.values() for pair in layer for tensor in pair]
+    leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+    pairs = iter(zip(leaves[::2], leaves[1::2], strict=True))
+    detached = {layer: [next(pairs)] for layer in memory}
+    for part in _parts(completions, at_once):
+        logps, _ = _stage(model, prompt, part, detached, temperature)
+        torch.autograd.backward(logps, gradient[: len(logps)])
+        gradient = gradient[len(logps) :]
+    reached = [pair for pair in zip(tensors, leaves, strict=True) if pair[0].requires_grad]
+    if reached:  # keys and values of a first layer without an adapter are not
+        torch.autograd.backward([tensor for tensor, _ in reached], [leaf.grad for _, leaf in reached])
+    return gradient
+
+
+def _remember(model: VisionLanguageModel, prompt: Prompt) -> dict[int, list[KeysAndValues]]:
+    layout = SharedPromptLayout([len(prompt.tokens) - 1], keep=True)
+    model.run(layout, [prompt])
+    return layout.memory
+
+
+def _stage(
+    model: VisionLanguageModel, prompt: Prompt, part: Sequence[Tensor], memory: Any, temperature: float
+) -> tuple[Tensor, Tensor]:
+    layout = SharedPromptLayout([], [(0, len(ids)) for ids in part], memory)
+    states = model.run(layout, followers=[(prompt, _follow(prompt, ids)) for ids in part])
+    return score(model.head, states, torch.cat(list(part)), temperature)
+
+
+def _parts(completions: Sequence[Tensor], at_once: int) -> list[Sequence[Tensor]]:
+    return [completions[start : start + at_once] for start in range(0, len(completions), at_once)]
+
+
+def _follow(prompt: Prompt, completion: Tensor) -> Tensor:
+    """What stands in the row for a completion: the tokens that predict it, beginning with the prompt's last."""
+    return torch.cat([prompt.tokens[-1:], completion[:-1]])
+
+
+def _targets(groups: Sequence[Group]) -> Tensor:
+    return torch.cat([ids for _, completions in groups for ids in completions])
