@@ -1,8 +1,8 @@
 """PASS: the completions of a prompt scored together, with the prompt run once.
 
 One row without padding holds prompts and all that follows them: `[p1 | p2 | … | c11 | … | c1G | c21 | …]`. A
-completion attends to its own prompt and to itself, and its positions go on where its prompt's end. The result is that of
-a padded row for each completion, at the price of one prompt instead of G.
+completion attends to its own prompt and to itself, and its positions go on where its prompt's end. The result is that
+of a padded row for each completion, at the price of one prompt instead of G.
 
 Two schedules, equal in value and gradient. `packed` keeps the whole row for the backward pass. `staged` keeps nothing:
 its backward runs the prompt once, then its completions a few at a time against the prompt's keys and values, then
@@ -11,6 +11,7 @@ backward through the prompt once, and so needs no more memory than the prompt an
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +24,49 @@ from grit_lite.vlm import Prompt, VisionLanguageModel
 CHUNK = 512  # completion tokens whose logits exist at the same time
 Group = tuple[Prompt, Sequence[Tensor]]  # a prompt and its completions, (C,) token ids each, of any lengths
 KeysAndValues = tuple[Tensor, Tensor]  # (1, H', P - 1, D) each, of one layer
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a pass goes over the completions of its prompts.
+
+    Attributes:
+        staged: keep nothing for the backward pass but build it again, `at_once` completions after another.
+        at_once: completions of one row, or of one stage; None for all of a micro-batch, or one in stages.
+    """
+
+    staged: bool = False
+    at_once: int | None = None
+
+    def score(
+        self,
+        model: VisionLanguageModel,
+        groups: Sequence[Group],
+        temperature: float,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> tuple[Tensor, Tensor]:
+        """(N,) log-probabilities and (N,) entropies in nats of all completion tokens, one group after the other."""
+        if self.staged:
+            return staged(model, groups, temperature, at_once=self.at_once or 1, autocast=autocast)
+        with autocast():
+            scored = [packed(model, row, temperature) for row in _rows(groups, self.at_once)]
+        return torch.cat([logps for logps, _ in scored]), torch.cat([entropies for _, entropies in scored])
+
+
+PACKED = Schedule()
+
+
+def _rows(groups: Sequence[Group], at_once: int | None) -> list[Sequence[Group]]:
+    """Rows of at most `at_once` completions; a larger group is divided, and its prompt stands in each of its rows."""
+    if at_once is None:
+        return [groups]
+    parts = [(prompt, part) for prompt, completions in groups for part in _parts(completions, at_once)]
+    rows: list[list[Group]] = [[]]
+    for prompt, part in parts:
+        if rows[-1] and sum(len(other) for _, other in rows[-1]) + len(part) > at_once:
+            rows.append([])
+        rows[-1].append((prompt, part))
+    return rows  # pyright: ignore[reportReturnType]
 
 
 class SharedPromptLayout:
@@ -58,7 +102,7 @@ class SharedPromptLayout:
             memory = [(keys, values) for _, keys, values in parts[: self.prompts]]
             if self.keep:
                 self.memory[module.layer_idx] = memory
-        seen = [sdpa_attention_forward(module, *part, None, scaling=scaling)[0] for part in parts[: self.prompts]]
+        seen = [sdpa_attention_forward(module, q, k, v, None, scaling=scaling)[0] for q, k, v in parts[: self.prompts]]
         for owner, (queries, own_keys, own_values) in zip(self.owners, parts[self.prompts :], strict=True):
             keys = torch.cat([memory[owner][0], own_keys], dim=2)
             values = torch.cat([memory[owner][1], own_values], dim=2)
@@ -104,7 +148,7 @@ def score(
 
 
 def packed(model: VisionLanguageModel, groups: Sequence[Group], temperature: float) -> tuple[Tensor, Tensor]:
-    """(N,) log-probabilities and (N,) entropies of all completion tokens of the groups, one after the other."""
+    """What `Schedule.score` returns, from one row with all of it."""
     followers = [(prompt, _follow(prompt, ids)) for prompt, completions in groups for ids in completions]
     owners = [number for number, (_, completions) in enumerate(groups) for _ in completions]
     prompts = [prompt for prompt, _ in groups]
@@ -125,7 +169,7 @@ def staged(
     """As `packed`, with no more of it in memory than one prompt and `at_once` of its completions.
 
     The gradient reaches the parameters directly, when backward is called on what depends on the result. Entropies carry
-    no gradient.
+    no gradient. Gradient checkpointing, where it is on, must not be of the reentrant kind.
     """
     anchor = next(parameter for parameter in model.backbone.parameters() if parameter.requires_grad)
     return _Staged.apply(anchor, model, groups, temperature, at_once, autocast)  # pyright: ignore[reportReturnType]
@@ -171,9 +215,10 @@ def _backward_through(
         logps, _ = _stage(model, prompt, part, detached, temperature)
         torch.autograd.backward(logps, gradient[: len(logps)])
         gradient = gradient[len(logps) :]
-    reached = [pair for pair in zip(tensors, leaves, strict=True) if pair[0].requires_grad]
-    if reached:  # keys and values of a first layer without an adapter are not
-        torch.autograd.backward([tensor for tensor, _ in reached], [leaf.grad for _, leaf in reached])
+    reached = [pair for pair in zip(tensors, leaves, strict=True) if pair[0].requires_grad]  # not so in the first layer
+    if not reached:
+        raise RuntimeError("reentrant gradient checkpointing hides the gradient of the prompt; use the packed schedule")
+    torch.autograd.backward([tensor for tensor, _ in reached], [leaf.grad for _, leaf in reached])
     return gradient
 
 

@@ -2,8 +2,8 @@
 
 The keys and values of the prompts are computed in one row without padding and stay as they are; what the completions
 add goes into a buffer that is allocated once. Every token step then reads each prompt once, however many completions it
-has, and a completion that has ended leaves the batch. The tokens are those of the library's `generate`: greedy ones, and
-sampled ones too, because random numbers are drawn for all completions, also for those that have left.
+has, and a completion that has ended leaves the batch. The tokens are those of the library's `generate`, greedy or
+sampled, because random numbers are drawn for all completions, also for those that have left.
 """
 
 from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from trl.models.utils import disable_gradient_checkpointing
 
-from grit_lite.packing import Group, packed, staged
+from grit_lite.packing import PACKED, Schedule
 from grit_lite.rollout import Sampling, sample
 from grit_lite.vlm import Prompt, VisionLanguageModel
 
@@ -23,17 +23,16 @@ from grit_lite.vlm import Prompt, VisionLanguageModel
 def share_prompts(base: type) -> type:
     """The subclass of a GRPOTrainer, TRL's own or one that was derived from its source, that runs every prompt once.
 
-    Its constructor takes, beside the base's arguments, `staged_at_once`: None keeps one packed row for the backward
-    pass; a number keeps only that many completions in memory (see `packing`).
+    Its constructor takes, beside the base's arguments, the `schedule` of its passes.
     """
 
     class SharedPromptTrainer(base):
-        def __init__(self, *args: Any, staged_at_once: int | None = None, **options: Any) -> None:
+        def __init__(self, *args: Any, schedule: Schedule = PACKED, **options: Any) -> None:
             super().__init__(*args, **options)
-            if staged_at_once is not None and self._entropy_bonus_enabled:
-                raise ValueError("entropies carry no gradient in stages; leave staged_at_once out or entropy_coef at 0")
+            if schedule.staged and self._entropy_bonus_enabled:
+                raise ValueError("entropies carry no gradient in stages: use the packed schedule, or no entropy bonus")
             self.vlm = VisionLanguageModel(self.model)
-            self.staged_at_once = staged_at_once
+            self.schedule = schedule
             self.prompts: list[Prompt] = []
             self.skipped_rows: Tensor | None = None
 
@@ -117,19 +116,12 @@ def share_prompts(base: type) -> type:
             return logps, entropies if self._entropy_bonus_enabled else entropies.detach(), None
 
         def _score(self, ids: Tensor, mask: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-            groups = self._groups(ids, mask, numbers.tolist())
-            with self.accelerator.autocast():
-                if self.staged_at_once is None:
-                    return packed(self.vlm, groups, self.temperature)
-            autocast = self.accelerator.autocast
-            return staged(self.vlm, groups, self.temperature, at_once=self.staged_at_once, autocast=autocast)
-
-        def _groups(self, ids: Tensor, mask: Tensor, numbers: Sequence[int]) -> list[Group]:
-            rows = [row for row in range(len(numbers)) if mask[row].any()]
-            return [
+            rows = [row for row in range(len(ids)) if mask[row].any()]
+            groups = [
                 (self.prompts[number], [ids[row][mask[row]] for row in members])
-                for number, members in itertools.groupby(rows, key=lambda row: numbers[row])
+                for number, members in itertools.groupby(rows, key=lambda row: int(numbers[row]))
             ]
+            return self.schedule.score(self.vlm, groups, self.temperature, self.accelerator.autocast)
 
         def _no_gradient(self) -> Tensor:
             """A zero that depends on every trained parameter: a batch that teaches nothing has the gradient 0."""

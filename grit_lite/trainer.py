@@ -22,6 +22,7 @@ from datasets import Dataset
 from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Backend
 from grit_lite.errors import Diverged
+from grit_lite.packing import Schedule
 from grit_lite.recipe import Recipe
 from grit_lite.rewards import Scorer, valid_boxes
 from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
@@ -218,7 +219,7 @@ def build_trainer(
     sharing: dict[str, Any] = {}
     if recipe.prompt_sharing != "off" and shares_prompts(backend.model):
         base = share_prompts(base)
-        sharing["staged_at_once"] = recipe.completions_at_once if recipe.prompt_sharing == "staged" else None
+        sharing["schedule"] = Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
     trainer = _trainer_class(base)(
         model=backend.model,
         args=config,
