@@ -46,9 +46,9 @@ class Schedule:
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> tuple[Tensor, Tensor]:
         """(N,) log-probabilities and (N,) entropies in nats of all completion tokens, one group after the other."""
-        if self.staged:
-            return staged(model, groups, temperature, at_once=self.at_once or 1, autocast=autocast)
         with autocast():
+            if self.staged:
+                return staged(model, groups, temperature, at_once=self.at_once or 1, autocast=autocast)
             scored = [packed(model, row, temperature) for row in _rows(groups, self.at_once)]
         return torch.cat([logps for logps, _ in scored]), torch.cat([entropies for _, entropies in scored])
 
@@ -171,6 +171,8 @@ def staged(
     The gradient reaches the parameters directly, when backward is called on what depends on the result. Entropies carry
     no gradient. Gradient checkpointing, where it is on, must not be of the reentrant kind.
     """
+    if not torch.is_grad_enabled():
+        return _in_stages(model, groups, temperature, at_once)
     anchor = next(parameter for parameter in model.backbone.parameters() if parameter.requires_grad)
     return _Staged.apply(anchor, model, groups, temperature, at_once, autocast)  # pyright: ignore[reportReturnType]
 
@@ -181,8 +183,7 @@ class _Staged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, _: Tensor, model: Any, groups: Any, temperature: float, at_once: int, autocast: Any) -> Any:
         ctx.arguments = model, groups, temperature, at_once, autocast
-        scored = [pair for group in groups for pair in _stages(model, group, temperature, at_once)]
-        logps, entropies = (torch.cat(column) for column in zip(*scored, strict=True))
+        logps, entropies = _in_stages(model, groups, temperature, at_once)
         ctx.mark_non_differentiable(entropies)
         return logps, entropies
 
@@ -196,9 +197,14 @@ class _Staged(torch.autograd.Function):
         return None, None, None, None, None, None
 
 
-def _stages(model: VisionLanguageModel, group: Group, temperature: float, at_once: int) -> list[tuple[Tensor, Tensor]]:
-    memory = _remember(model, group[0])
-    return [_stage(model, group[0], part, memory, temperature) for part in _parts(group[1], at_once)]
+def _in_stages(
+    model: VisionLanguageModel, groups: Sequence[Group], temperature: float, at_once: int
+) -> tuple[Tensor, Tensor]:
+    scored = []
+    for prompt, completions in groups:
+        memory = _remember(model, prompt)
+        scored += [_stage(model, prompt, part, memory, temperature) for part in _parts(completions, at_once)]
+    return torch.cat([logps for logps, _ in scored]), torch.cat([entropies for _, entropies in scored])
 
 
 def _backward_through(

@@ -51,9 +51,9 @@ class Recipe(BaseModel):
     completions_per_pass: int | None = Field(
         default=None, gt=0, description="micro-batch; null for a whole step at once"
     )
-    prompt_sharing: Literal["auto", "packed", "staged", "off"] = Field(
+    prompt_sharing: Literal["auto", "packed", "staged", "none"] = Field(
         default="auto",
-        description="how a pass runs a prompt once: in one row, or in stages (less memory); off: TRL's",
+        description="how a pass runs a prompt once: in one row, or in stages (less memory); none: TRL's",
     )
     completions_at_once: int | None = Field(
         default=None, gt=0, description="of a prompt, in one row or one stage; null for as many as fit"

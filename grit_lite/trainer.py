@@ -13,6 +13,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,8 +21,9 @@ import torch
 from datasets import Dataset
 
 from grit_lite.answer import has_valid_format, parse
-from grit_lite.backends import Backend
+from grit_lite.backends import Backend, Request
 from grit_lite.errors import Diverged
+from grit_lite.memory import SHARE, fitting_schedule, free_bytes
 from grit_lite.packing import Schedule
 from grit_lite.recipe import Recipe
 from grit_lite.rewards import Scorer, valid_boxes
@@ -146,6 +148,39 @@ def _mean(values: Any) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
+def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet], run: Run) -> Schedule:
+    """The recipe's schedule, or the one that fits; a resumed run keeps its own, because another rounds differently."""
+    if recipe.prompt_sharing != "auto":
+        return Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
+    if known := run.facts().get("schedule"):
+        return Schedule(**known)
+    model = backend.model
+    schedule = fitting_schedule(
+        model.config.get_text_config(),
+        room=int(SHARE * free_bytes(model.device)),
+        rows=recipe.completions_per_pass or recipe.prompts_per_step * recipe.group_size,
+        group=recipe.group_size,
+        prompt=longest_prompt(backend, triplets),
+        completion=recipe.max_completion_tokens,
+        itemsize=model.dtype.itemsize,
+        checkpointing=recipe.gradient_checkpointing,
+    )
+    if schedule.staged:
+        run.changed(f"prompt_sharing: staged, {schedule.at_once} at once, because one packed row would not fit")
+    else:
+        schedule = Schedule(at_once=recipe.completions_at_once)
+    run.update(schedule=asdict(schedule))
+    return schedule
+
+
+def longest_prompt(backend: Backend, triplets: Sequence[Triplet]) -> int:
+    """Tokens of the longest prompt, as far as the largest image and the longest question show it."""
+    largest = max(triplets, key=lambda row: row.size[0] * row.size[1])
+    wordiest = max(triplets, key=lambda row: len(row.question))
+    texts = [(row, backend.spec.prompts.render(row.question, style="grounded")) for row in (largest, wordiest)]
+    return max(backend.prompt_tokens(Request(row.load_image(), text)) for row, text in texts)
+
+
 def build_trainer(
     backend: Backend,
     recipe: Recipe,
@@ -217,9 +252,9 @@ def build_trainer(
     config = config_type(**arguments)
     completion_scorer = CompletionScorer(triplets, backend, scorer)
     sharing: dict[str, Any] = {}
-    if recipe.prompt_sharing != "off" and shares_prompts(backend.model):
+    if recipe.prompt_sharing != "none" and shares_prompts(backend.model):
         base = share_prompts(base)
-        sharing["schedule"] = Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
+        sharing["schedule"] = choose_schedule(backend, recipe, triplets, run)
     trainer = _trainer_class(base)(
         model=backend.model,
         args=config,

@@ -21,6 +21,7 @@ from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.trainer import build_trainer
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
+from grit_lite.vlm import shares_prompts
 
 
 def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
@@ -130,6 +131,8 @@ def optimise(run: Run, backend: Backend, triplets: Sequence[Triplet], screen: Sc
         on_step=on_step,
         stop_requested=lambda: stop.signal_number is not None,
     )
+    if not shares_prompts(backend.model):
+        screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
     checkpoint = run.latest_checkpoint()
     step, folder = checkpoint or (0, None)
     run.rewind(step)

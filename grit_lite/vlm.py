@@ -66,7 +66,7 @@ class Prompt:
 
 
 class VisionLanguageModel:
-    """The parts of a model of a known family, found once, behind whatever adapter is on it.
+    """The parts of a model of a known family, found once, behind whatever adapter is on it by then.
 
     Raises:
         ValueError: the family is not known; ask `shares_prompts` first.
@@ -81,6 +81,9 @@ class VisionLanguageModel:
         self.embed = base.get_input_embeddings()
         self.head = base.get_output_embeddings()
         self.image_token: int = base.config.image_token_id
+        # Asked once, because an adapter that is switched off for the reference pass looks frozen.
+        towers = (tower for name, tower in self.backbone.named_children() if name != "language_model")
+        self.vision_is_frozen = not any(weight.requires_grad for tower in towers for weight in tower.parameters())
         base.config.get_text_config()._attn_implementation = ATTENTION
 
     @property
@@ -170,12 +173,7 @@ class VisionLanguageModel:
 
     def _features(self, prompts: Sequence[Prompt]) -> list[Tensor]:
         """The features of all images of the prompts, one after the other; a frozen tower sees each image once."""
-        frozen = not any(
-            parameter.requires_grad
-            for name, parameter in self.backbone.named_parameters()
-            if not name.startswith("language_model.")
-        )
-        if not frozen:
+        if not self.vision_is_frozen:
             return self._see(prompts) if prompts else []
         if unseen := [prompt for prompt in prompts if prompt.features is None]:
             with torch.no_grad():

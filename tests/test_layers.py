@@ -19,6 +19,7 @@ LAYERS = [
     ["attacks"],
     ["vlm"],
     ["packing"],
+    ["memory"],
     ["rollout"],
     ["sharing"],
     ["backends"],

@@ -1,5 +1,6 @@
 """GRPO-GR on the real trainer and a real (random) model: the loss is the paper's, and every random draw is replayed."""
 
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -7,13 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from grit_lite import trainer
 from grit_lite.backends import open_backend
 from grit_lite.errors import Diverged
+from grit_lite.packing import Schedule
 from grit_lite.recipe import load_recipe
 from grit_lite.run import METRICS, SAMPLES, Run, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
-from grit_lite.trainer import LOSSES, build_trainer, metrics_row, prompt_order
+from grit_lite.trainer import LOSSES, build_trainer, choose_schedule, longest_prompt, metrics_row, prompt_order
 from grit_lite.triplets import from_scene_question
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "reward_vectors.json").read_text())
@@ -267,3 +270,36 @@ def test_four_bit_weights_train_too(untrained, tmp_path):
     changed = [name for name, value in setup.lora().items() if not torch.equal(value, before[name])]
     assert changed
     assert setup.steps[0][0]["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("setting", ["staged", "packed", "none"])
+def test_every_way_to_share_a_prompt_takes_the_same_step(setup, untrained, tmp_path, setting):
+    same = ["prompt_sharing=" + setting, "steps=1", "completions_per_pass=4"]
+    other = Setup(tmp_path / "run", small_recipe(untrained, *same))
+    other.trainer.train()
+    (metrics, _, samples), (expected, _, expected_samples) = other.steps[0], setup.steps[0]
+    assert [row["completion"] for row in samples] == [row["completion"] for row in expected_samples]
+    assert metrics["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+
+
+def test_a_row_that_fits_is_packed_and_said_to_be(setup):
+    assert setup.run.facts()["schedule"] == {"staged": False, "at_once": None}
+
+
+def test_a_row_that_does_not_fit_is_run_in_stages_and_a_resumed_run_keeps_to_them(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "free_bytes", lambda device: 0)
+    recipe = small_recipe(untrained, "steps=1")
+    first = Setup(tmp_path / "run", recipe)
+    assert first.trainer.schedule == Schedule(staged=True, at_once=1)
+    assert "staged, 1 at once, because one packed row would not fit" in first.run.facts()["changes"][0]
+    first.run.close()
+    monkeypatch.undo()
+    backend = open_backend(recipe)
+    assert choose_schedule(backend, recipe, triplets(), Run.resume(tmp_path / "run")) == first.trainer.schedule
+
+
+def test_the_longest_prompt_is_the_one_with_the_largest_image_or_the_longest_question(untrained):
+    backend = open_backend(small_recipe(untrained))
+    rows = triplets(3)
+    wordy = dataclasses.replace(rows[1], question="How many red circles are there? " * 9)
+    assert longest_prompt(backend, [rows[0], wordy, rows[2]]) > longest_prompt(backend, rows) + 50

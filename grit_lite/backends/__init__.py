@@ -101,6 +101,10 @@ class Backend(Protocol):
         """The pieces of one completion, as they come; closing it stops the model."""
         ...
 
+    def prompt_tokens(self, request: Request) -> int:
+        """How many tokens the request is, its image included."""
+        ...
+
     def resized(self, image: Image.Image) -> Size:
         """(width, height) in pixels of `image` as the model sees it."""
         ...

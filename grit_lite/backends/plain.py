@@ -171,6 +171,9 @@ class PlainBackend:
         pieces.end()
         yield from pieces.take()
 
+    def prompt_tokens(self, request: Request) -> int:
+        return self._encode([request])["input_ids"].shape[1]
+
     def resized(self, image: Image.Image) -> Size:
         batch = self.processor.image_processor(images=[image], return_tensors="pt")
         return self._seen_sizes(batch, [Request(image, "")])[0]
