@@ -69,11 +69,11 @@ class PlainBackend:
         location = model_location(recipe.model)
         self.processor = self._load_processor(location)
         self.model: Any = self._load_model(location)
-        self.vlm = VisionLanguageModel(self.model) if shares_prompts(self.model) else None
         self.spec = self._find_spec(location, adapter)
         if adapter is not None:
             self.model = _load_adapter(self.model, adapter)
         self.model.eval()
+        self.vlm = VisionLanguageModel(self.model) if shares_prompts(self.model) else None
 
     def _load_model(self, location: str) -> Any:
         quantization = None
@@ -132,6 +132,7 @@ class PlainBackend:
             task_type="CAUSAL_LM",
         )
         self.model = get_peft_model(self.model, lora)
+        self.vlm = VisionLanguageModel(self.model) if shares_prompts(self.model) else None
 
     def trainer_types(self) -> tuple[type, type]:
         from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
