@@ -124,15 +124,7 @@ def test_the_gradient_of_packed_entropies_is_trls(pair, monkeypatch):
     assert relative(lora_gradient(pair.model, ours @ case.weights()), expected) <= GRADIENT
 
 
-def staged_fails(reason):
-    """All schedules, and those in stages fail because of this."""
-    mark = pytest.mark.xfail(strict=True, reason=reason)
-    return [pytest.param(schedule, marks=mark if schedule.staged else ()) for schedule in SCHEDULES]
-
-
-@pytest.mark.parametrize(
-    "schedule", staged_fails("stages look for a trained parameter; without the adapter there is none"), ids=named
-)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=named)
 def test_without_the_adapter_the_values_are_those_of_the_model_alone(pair, schedule):
     case = CASES["two prompts"]
     with torch.no_grad(), pair.stock.model.disable_adapter():
@@ -143,7 +135,7 @@ def test_without_the_adapter_the_values_are_those_of_the_model_alone(pair, sched
     assert distance(expected, pair.expected(case)[0]) > FAR
 
 
-@pytest.mark.parametrize("schedule", staged_fails("stages open it for their backward pass only"), ids=named)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=named)
 def test_autocast_is_on_in_the_forward_pass(pair, schedule):
     precise, _ = score(pair, SHORT, schedule)
     coarse, _ = schedule.score(pair.vlm, pair.groups(SHORT), TEMPERATURE, lambda: torch.autocast("cpu"))
