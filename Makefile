@@ -1,8 +1,10 @@
-# `make demo` and `make test` set up everything they need in .venv; nothing outside this folder is touched.
+# Each target sets up what it needs, in .venv or .venv-unsloth; nothing outside this folder is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check clean
+UNSLOTH_BIN := .venv-unsloth/bin
+
+.PHONY: install demo test test-unsloth check clean
 
 install: .venv/.installed
 
@@ -18,7 +20,19 @@ demo: install
 	$(BIN)/grit-lite train --triplets 20
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -rs
+
+test-unsloth: .venv-unsloth/.installed
+	$(UNSLOTH_BIN)/python -m pytest tests/unsloth_on_cpu
+
+# --no-deps takes Unsloth as it was tested: what it asks for is not to be had, and must not replace the tested set.
+.venv-unsloth/.installed: pyproject.toml constraints.txt tests/unsloth_on_cpu/constraints.txt
+	test -x $(UNSLOTH_BIN)/python || $(PYTHON) -m venv .venv-unsloth
+	$(UNSLOTH_BIN)/python -m pip install --quiet --upgrade pip
+	$(UNSLOTH_BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(UNSLOTH_BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(UNSLOTH_BIN)/python -m pip install --quiet --no-deps --requirement tests/unsloth_on_cpu/constraints.txt
+	touch $@
 
 check: install
 	$(BIN)/ruff check
@@ -27,4 +41,4 @@ check: install
 	$(BIN)/python -m pytest tests/test_layers.py
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-unsloth .pytest_cache .ruff_cache .hypothesis
