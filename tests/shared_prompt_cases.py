@@ -1,5 +1,6 @@
 """What the tests of shared prompts have in common: models, prompts with completions, and TRL's own numbers for them."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ def model_folder(tmp_path_factory: Any, family: str) -> Path:
     return folder if folder.exists() else save_random(folder, family, "miniature")
 
 
+@functools.cache
 def load_processor(folder: Path) -> Any:
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.padding_side = "left"

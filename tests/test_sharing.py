@@ -1,0 +1,364 @@
+"""Whole steps of the trainer that shares prompts, against TRL's own: the same tokens, loss, gradient and weights."""
+
+import gc
+
+import pytest
+import torch
+from shared_prompt_cases import (
+    FAMILIES,
+    LANGUAGE,
+    ONE,
+    TEXT,
+    TWO,
+    VISION,
+    WIDE,
+    Ask,
+    grpo_trainer,
+    load_model,
+    load_processor,
+    lora,
+    model_folder,
+    relative,
+)
+from trl import GRPOTrainer
+from trl.trainer import grpo_trainer as trl_module
+
+from grit_lite.backends.plain import VISION_TOKENS
+from grit_lite.packing import PACKED, Schedule
+from grit_lite.sharing import share_prompts
+
+QWEN = FAMILIES[:2]
+STEP = 1e-5  # relative
+ENDS = list(range(100, 200))  # so many that some completions of a random model end before the limit
+ASKS = (ONE, TWO)
+THREE = Ask("How so?", ((84, 84), (56, 56), (112, 56)), seed=30)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_garbage():
+    """Every trainer collects garbage; with all that the imports made out of its sight, that takes no time."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.fixture(scope="module", params=QWEN)
+def folder(request, tmp_path_factory):
+    return model_folder(tmp_path_factory, request.param)
+
+
+@pytest.fixture(scope="module")
+def deepstack(tmp_path_factory):
+    return model_folder(tmp_path_factory, "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def internvl(tmp_path_factory):
+    return model_folder(tmp_path_factory, "internvl")
+
+
+def by_tokens(completion_ids, **_):
+    return [sum(ids) % 11 / 11 for ids in completion_ids]
+
+
+def first_group_alike(completion_ids, **_):
+    return [0.5] * 4 + by_tokens(completion_ids[4:])
+
+
+def all_alike(completion_ids, **_):
+    return [0.5] * len(completion_ids)
+
+
+class Trained:
+    """A trainer after its training, and what came of it.
+
+    Attributes:
+        tokens: the completions of each step.
+        logs: what TRL logged of each step.
+        change: of all trained weights in one row.
+    """
+
+    def __init__(self, folder, base, *, asks=ASKS, reward=by_tokens, parts=LANGUAGE, keep_reference=False, **options):
+        self.model = load_model(folder, parts)
+        self.model.generation_config.eos_token_id = options.pop("ends", ENDS)
+        self.tokens = []
+
+        def keeping(completion_ids, **columns):
+            self.tokens.append(completion_ids)
+            return reward(completion_ids, **columns)
+
+        # Plain descent: Adam would make a step of the same length out of rounding, where the gradient is next to zero.
+        settings = {"max_steps": 1, "max_completion_length": 8, "optim": "sgd", "learning_rate": 0.1, "beta": 0.0}
+        settings |= {"lr_scheduler_type": "constant", "generation_kwargs": {"suppress_tokens": unwanted(folder)}}
+        rows = [ask.row() for ask in asks]
+        self.trainer = grpo_trainer(self.model, folder, rows, base=base, reward=keeping, **{**settings, **options})
+        if not keep_reference and "ref" in self.model.peft_config:
+            self.model.delete_adapter("ref")  # then the reference is the model without adapter, and the KL is not 0
+        before = self.weights()
+        self.runs = watch(self.trainer.vlm) if hasattr(self.trainer, "vlm") else []
+        torch.manual_seed(5)
+        self.trainer.train()
+        self.change = self.weights() - before
+        self.logs = [entry for entry in self.trainer.state.log_history if "loss" in entry]
+
+    def weights(self):
+        return torch.cat([weight.detach().flatten() for weight in lora(self.model).values()]).clone()
+
+
+def unwanted(folder):
+    tokenizer = load_processor(folder).tokenizer
+    known = tokenizer.get_vocab()
+    return [tokenizer.pad_token_id, *(known[token] for token in VISION_TOKENS if token in known)]
+
+
+def watch(vlm):
+    """(prompts, followers) of each row that goes through the language model with a gradient."""
+    calls, run = [], vlm.run
+
+    def counted(layout, prompts=(), followers=()):
+        if torch.is_grad_enabled():
+            calls.append((len(prompts), len(followers)))
+        return run(layout, prompts, followers)
+
+    vlm.run = counted
+    return calls
+
+
+def both(folder, schedule=PACKED, **options):
+    """TRL's trainer and ours after the same training."""
+    return Trained(folder, GRPOTrainer, **options), Trained(
+        folder, share_prompts(GRPOTrainer), schedule=schedule, **options
+    )
+
+
+OF_A_STEP = ("loss", "grad_norm", "reward", "completions/mean_length", "num_tokens")
+OF_A_PASS = ("kl", "entropy")  # whose mean over a step depends on how its rows are divided
+
+
+def assert_equal(stock, ours, *, one_pass=True):
+    assert ours.tokens == stock.tokens
+    assert len(ours.logs) == len(stock.logs)
+    # Without a KL, completions whose advantage is 0 are not run, and then their entropy is not known.
+    names = (*OF_A_STEP, *OF_A_PASS) if one_pass and "kl" in stock.logs[0] else OF_A_STEP
+    for our_log, log in zip(ours.logs, stock.logs, strict=True):
+        expected = {name: log[name] for name in names if name in log}  # a step on older completions has no rewards
+        assert {name: our_log[name] for name in expected} == pytest.approx(expected, rel=STEP, abs=1e-7)
+    if stock.change.any():
+        assert relative(ours.change, stock.change) <= STEP
+    else:
+        assert not ours.change.any()
+
+
+def assert_not_idle(stock):
+    """A step in which there was something to compare."""
+    assert stock.change.abs().max() > 1e-4
+    assert len({len(row) for row in stock.tokens[0]}) > 1
+
+
+# beta, rows of a micro-batch, gradient checkpointing
+STEPS = [(0.0, 8, False), (0.04, 8, True), (0.0, 4, True), (0.04, 4, False), (0.04, 2, True)]
+
+
+@pytest.mark.parametrize(("beta", "rows", "checkpointing"), STEPS)
+def test_a_step_is_trls(folder, beta, rows, checkpointing):
+    parts = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 8 // rows}
+    stock, ours = both(folder, beta=beta, gradient_checkpointing=checkpointing, loss_type="grpo", **parts)
+    assert_not_idle(stock)
+    assert_equal(stock, ours, one_pass=rows == 8)
+
+
+SCHEDULES = [Schedule(at_once=3), Schedule(staged=True), Schedule(staged=True, at_once=3)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["rows of 3", "one by one", "three at once"])
+def test_a_step_of_another_schedule_is_trls(deepstack, schedule, checkpointing):
+    stock, ours = both(deepstack, schedule, beta=0.04, gradient_checkpointing=checkpointing)
+    assert_not_idle(stock)
+    assert_equal(stock, ours)
+
+
+@pytest.mark.parametrize("loss", ["dapo", "dr_grpo", "bnpo"])
+def test_a_step_of_another_loss_is_trls(deepstack, loss):
+    assert_equal(*both(deepstack, loss_type=loss, beta=0.04))
+
+
+@pytest.mark.parametrize("options", [{"top_k": 5}, {"top_p": 0.7}, {"temperature": 1.3}], ids=str)
+def test_a_step_of_another_way_of_sampling_is_trls(deepstack, options):
+    stock, ours = both(deepstack, **options)
+    assert stock.tokens != Trained(deepstack, GRPOTrainer).tokens
+    assert_equal(stock, ours)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=AttributeError,
+    reason="InternVL's processor gives a list of tiles where TRL asks for no tensors",
+)
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_a_step_of_internvl_is_trls(internvl, beta):
+    stock, ours = both(internvl, beta=beta)
+    assert_not_idle(stock)
+    assert_equal(stock, ours)
+
+
+def test_a_step_with_prompts_of_text_is_trls(deepstack):
+    assert_equal(*both(deepstack, asks=(TEXT, Ask("How so?")), beta=0.04))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_a_step_that_trains_the_vision_tower_is_trls(folder, beta):
+    assert_equal(*both(folder, parts=[*VISION, *LANGUAGE], beta=beta))
+
+
+def test_a_copy_of_the_adapter_can_be_the_reference(deepstack):
+    stock, ours = both(deepstack, beta=0.04, keep_reference=True)
+    assert "ref" in ours.model.peft_config
+    assert ours.logs[0]["kl"] == pytest.approx(0, abs=1e-9)
+    assert_equal(stock, ours)
+
+
+def test_an_entropy_bonus_is_trls(deepstack):
+    stock, ours = both(deepstack, entropy_coef=0.1, reward=first_group_alike)
+    assert ours.runs == [(2, 8)]
+    assert relative(stock.change, Trained(deepstack, GRPOTrainer, reward=first_group_alike).change) > 1000 * STEP
+    assert_equal(stock, ours)
+
+
+def test_stages_refuse_an_entropy_bonus(deepstack):
+    with pytest.raises(ValueError, match="entropies carry no gradient in stages"):
+        Trained(deepstack, share_prompts(GRPOTrainer), schedule=Schedule(staged=True), entropy_coef=0.1)
+
+
+@pytest.fixture
+def in_order(monkeypatch):
+    """TRL's trainer too leaves the rows of a batch in their order, and the random numbers to the sampling."""
+    monkeypatch.setattr(trl_module, "shuffle_sequence_dict", lambda batch: batch)
+
+
+@pytest.mark.parametrize("rows", [8, 4])
+def test_further_steps_are_trls(folder, in_order, rows):
+    stock, ours = both(
+        folder,
+        asks=(ONE, TWO, WIDE, THREE),
+        max_steps=3,
+        beta=0.04,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=8 // rows,
+    )
+    assert len(stock.tokens) == 3
+    assert_equal(stock, ours)
+
+
+def test_steps_on_older_completions_are_trls(deepstack, in_order):
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 4}
+    stock, ours = both(deepstack, asks=(ONE, TWO, WIDE, THREE), max_steps=4, num_iterations=2, **options)
+    assert len(stock.tokens) == 1
+    assert_equal(stock, ours)
+
+
+# Completions that teach nothing
+
+NO_REFERENCE = pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="with the adapter switched off there is no parameter to make a zero of"
+)
+
+
+def test_groups_without_advantage_are_not_run(folder):
+    stock, ours = both(folder, reward=first_group_alike)
+    assert ours.runs == [(1, 4)]
+    assert_not_idle(stock)
+    assert_equal(stock, ours)
+
+
+def test_groups_without_advantage_are_run_for_their_divergence(deepstack):
+    stock, ours = both(deepstack, reward=first_group_alike, beta=0.04)
+    assert ours.runs == [(2, 8)]
+    assert_equal(stock, ours)
+
+
+@pytest.mark.parametrize("schedule", [PACKED, Schedule(staged=True)], ids=["packed", "staged"])
+@pytest.mark.parametrize("reward", [first_group_alike, all_alike], ids=["micro-batch", "step"])
+def test_without_any_advantage_the_gradient_is_zero(deepstack, reward, schedule):
+    options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "gradient_checkpointing": True}
+    stock, ours = both(deepstack, schedule, reward=reward, **options)
+    assert len(ours.runs) == 0 if reward is all_alike else ours.runs
+    assert stock.change.any() == (reward is not all_alike)
+    assert_equal(stock, ours)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_truncated_completions_can_be_left_out(folder, beta):
+    stock, ours = both(folder, mask_truncated_completions=True, beta=beta, ends=ENDS[:30])
+    lengths = [len(row) for row in stock.tokens[0]]
+    truncated = sum(row[-1] not in ENDS for row in stock.tokens[0])
+    assert 0 < truncated < len(lengths)
+    assert sum(followers for _, followers in ours.runs) == len(lengths) - truncated
+    assert_equal(stock, ours)
+
+
+@pytest.mark.parametrize("beta", [0.0, pytest.param(0.04, marks=NO_REFERENCE)])
+def test_all_completions_may_be_truncated(deepstack, beta):
+    stock, ours = both(deepstack, mask_truncated_completions=True, beta=beta, ends=[])
+    assert not stock.change.any()
+    assert ours.runs == []
+    assert_equal(stock, ours)
+
+
+# What is shared
+
+
+@pytest.mark.parametrize(
+    ("rows", "runs"), [(8, [(2, 8)]), (4, [(1, 4)] * 2), (2, [(1, 2)] * 4)], ids=["whole", "groups", "half groups"]
+)
+def test_groups_stay_together(deepstack, rows, runs):
+    options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 8 // rows}
+    assert Trained(deepstack, share_prompts(GRPOTrainer), beta=0.04, **options).runs == runs
+
+
+def test_prompts_are_tokenised_as_trl_does(deepstack):
+    trainers = [
+        grpo_trainer(load_model(deepstack), deepstack, [ask.row() for ask in ASKS], base=base)
+        for base in (GRPOTrainer, share_prompts(GRPOTrainer))
+    ]
+    turns = [[{"role": "user", "content": parts(ask)}] for ask in (TWO, TEXT, ONE) for _ in range(4)]
+    (tokens, images, _), (our_tokens, numbers, fields) = [trainer._tokenize_prompts(turns) for trainer in trainers]
+    assert our_tokens == tokens
+    assert numbers == [[0]] * 4 + [[1]] * 4 + [[2]] * 4
+    assert [len(own or []) for own in images] == [2] * 4 + [0] * 4 + [1] * 4
+    assert fields == {}
+    assert [prompt.tokens.tolist() for prompt in trainers[1].prompts] == tokens[::4]
+
+
+def parts(ask):
+    return [*({"type": "image", "image": image} for image in ask.images()), {"type": "text", "text": ask.question}]
+
+
+def test_a_step_sees_every_picture_once_and_then_forgets_it(deepstack):
+    calls = []
+
+    class Watched(share_prompts(GRPOTrainer)):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            look = self.vlm.backbone.get_image_features
+            self.vlm.backbone.get_image_features = lambda pixel_values, **fields: (
+                calls.append((len(pixel_values), torch.is_grad_enabled())),
+                look(pixel_values, **fields),
+            )[1]
+
+    options = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "gradient_checkpointing": True}
+    trained = Trained(deepstack, Watched, beta=0.04, **options)
+    processor = load_processor(deepstack)
+    images = [image for ask in ASKS for image in ask.images()]
+    pixels = len(processor.image_processor(images=images, return_tensors="pt")["pixel_values"])
+    assert calls == [(pixels, False)]
+    prompts = trained.trainer.prompts
+    assert len(prompts) == 2
+    assert not any(prompt.pixels for prompt in prompts)
+    assert not any(level.requires_grad for prompt in prompts for level in prompt.features)
+
+
+def test_the_processor_is_back_in_its_place(deepstack):
+    trained = Trained(deepstack, share_prompts(GRPOTrainer))
+    assert type(trained.trainer.processing_class) is type(load_processor(deepstack))
