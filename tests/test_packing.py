@@ -136,9 +136,18 @@ def test_without_the_adapter_the_values_are_those_of_the_model_alone(pair, sched
 
 
 @pytest.mark.parametrize("schedule", [PACKED, IN_STAGES], ids=named)
-def test_autocast_is_on_in_the_forward_pass(pair, schedule):
+def test_autocast_is_on_in_every_call_of_the_model(pair, schedule, monkeypatch):
     precise, _ = score(pair, SHORT, schedule)
+    on, run = [], pair.vlm.run
+
+    def noted(*arguments, **options):
+        on.append(torch.is_autocast_enabled("cpu"))
+        return run(*arguments, **options)
+
+    monkeypatch.setattr(pair.vlm, "run", noted)
     coarse, _ = schedule.score(pair.vlm, pair.groups(SHORT), TEMPERATURE, lambda: torch.autocast("cpu"))
+    coarse.sum().backward()
+    assert on == [True] * (8 if schedule.staged else 1)
     assert 0.2 > distance(coarse, precise) > FAR
 
 
