@@ -143,7 +143,7 @@ def limits(passes: Passes) -> dict[str, float]:
 
 
 def flops(config: Any, case: Case, image_tokens: int, times: int, *, shared: bool) -> float:
-    """Of all linear layers and all attention scores that are needed, in the language model and the vision tower.
+    """Of the model's linear layers and the attention that is needed, language and vision; without LoRA's few percent.
 
     Args:
         times: that the model is gone through: 1 forward; with backward 3, since checkpointing computes forward again

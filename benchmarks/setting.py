@@ -74,6 +74,7 @@ def load(folder: Path, dtype: str = "auto") -> PlainBackend:
     backend.attach_lora(recipe)
     torch.manual_seed(SEED)
     for name, parameter in backend.model.named_parameters():
+        parameter.data = parameter.data.clone()  # loaded weights are mapped from their file, and read on first use
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     return backend
@@ -130,7 +131,9 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """The options that all programs have."""
     options = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=description)
     options.add_argument("--quick", action="store_true", help="one small case: does everything work?")
-    options.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
+    options.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the numbers there, and the tables beside it as .txt"
+    )
     options.add_argument("--repeats", type=int, help="runs of each side, of which the median counts")
     options.add_argument("--size", choices=("middle", "miniature"), default="middle", help="of the random model")
     for name, meaning in (("prompt", "P"), ("completion", "C")):
@@ -158,7 +161,7 @@ def report(
     options: argparse.Namespace, measure: Callable[[Path], Mapping[str, Any]], show: Callable[[Any], ConsoleRenderable]
 ) -> int:
     """Measure, print, write; the exit code."""
-    console = Console(width=None if Console().is_terminal else 120)
+    console = Console(width=None if Console().is_terminal else 120, record=True)
     result: dict[str, Any] = {"equal": True, "cases": [], **circumstances(f"random {FAMILY}, {options.size}")}
     with random_model(options.size) as folder:
         try:
@@ -171,4 +174,5 @@ def report(
             console.print(show(result))
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+        options.json.with_suffix(".txt").write_text(console.export_text())
     return 0 if result["equal"] else 1
