@@ -8,7 +8,7 @@ from PIL import Image
 
 from grit_lite.answer import PROMPTS
 from grit_lite.backends import FAMILIES, Request, model_location, open_backend, read_spec
-from grit_lite.backends.plain import lora_targets
+from grit_lite.backends.common import lora_targets
 from grit_lite.boxes import BoxSpace
 from grit_lite.errors import ModelError
 from grit_lite.recipe import load_recipe

@@ -4,11 +4,15 @@ A backend loads one vision-language model and its processor, attaches a LoRA ada
 the trainer classes to build on. Everything above this line of the layer list speaks only this protocol.
 """
 
+import functools
+import importlib
+import importlib.util
 import json
-from collections.abc import Generator, Sequence
+import os
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from PIL import Image
 
@@ -72,6 +76,7 @@ class Backend(Protocol):
     """One loaded model. `spec` says how it reads and writes; `model` and `processor` are the library's own objects."""
 
     name: str
+    shares_rollout: bool  # whether training samples with `rollout`, rather than with the library's own generation
     spec: ModelSpec
     model: Any
     processor: Any
@@ -121,15 +126,95 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which backend a recipe gets, and why."""
+
+    name: Literal["unsloth", "plain"]
+    reason: str
+
+
+def import_libraries(recipe: Recipe) -> Choice:
+    """Choose the backend of a recipe and import its libraries.
+
+    Unsloth rewrites transformers, PEFT and TRL as it is imported. A command calls this before it imports any module of
+    ours that needs them, so that nothing keeps what Unsloth replaces.
+
+    Raises:
+        ModelError: the recipe asks for Unsloth and this machine cannot have it.
+    """
+    if recipe.backend == "plain":
+        return Choice("plain", "the recipe asks for it")
+    obstacle = unsloth_obstacle()
+    if obstacle is None:
+        return Choice(
+            "unsloth", "the recipe asks for it" if recipe.backend == "unsloth" else "CUDA and Unsloth are here"
+        )
+    if recipe.backend == "unsloth":
+        raise ModelError(
+            f"The recipe asks for backend: unsloth, but {obstacle}. Remedy that, or set backend=auto or backend=plain."
+        )
+    return Choice("plain", obstacle)
+
+
+@functools.cache  # a failed import must not be tried twice in a process
+def unsloth_obstacle() -> str | None:
+    """Why Unsloth cannot be used here; None where it can be, and then it has been imported."""
+    import torch
+
+    # The variable is Unsloth's own switch, with which its tests run it on a CPU.
+    if not torch.cuda.is_available() and os.environ.get("UNSLOTH_ALLOW_CPU") != "1":
+        return "PyTorch finds no CUDA device here"
+    if importlib.util.find_spec("unsloth") is None:
+        return "Unsloth is not installed here (pip install 'grit-lite[gpu]')"
+    try:
+        importlib.import_module("grit_lite.backends.unsloth")
+    except Exception as error:  # noqa: BLE001  it runs the code of a dozen libraries
+        return f"Unsloth cannot be imported here ({type(error).__name__}: {error})"
+    return None
+
+
 def open_backend(recipe: Recipe, adapter: Path | None = None) -> Backend:
     """The model of a recipe, loaded; with a trained adapter on it where one is given.
 
     Raises:
         ModelError: the model is nowhere to be found, or cannot be loaded on this machine.
     """
+    choice = import_libraries(recipe)
+    if choice.name == "unsloth":
+        from grit_lite.backends.unsloth import UnslothBackend
+
+        return UnslothBackend(recipe, adapter, choice.reason)
     from grit_lite.backends.plain import PlainBackend
 
-    return PlainBackend(recipe, adapter)
+    return PlainBackend(recipe, adapter, choice.reason)
+
+
+def verify_arguments(trainer: Any, expected: Mapping[str, Any]) -> None:
+    """Hold a constructed trainer to the arguments that it was given; some libraries change a few without a word.
+
+    Raises:
+        ModelError: an argument is another one by now, in the trainer's `args` or in its own attribute of that name.
+    """
+    changed = [
+        f"{name}: {given!r} became {found!r}"
+        for name, given in expected.items()
+        for found in _held(trainer, name, given)
+        if found != given
+    ]
+    if changed:
+        raise ModelError(
+            f"The training library did not keep to the recipe: {'; '.join(changed)}. Set the recipe to values that it "
+            "keeps, or set backend=plain."
+        )
+
+
+def _held(trainer: Any, name: str, given: Any) -> list[Any]:
+    """What the trainer holds of an argument: in its `args`, and what it copied from there."""
+    held = [getattr(trainer.args, name)]
+    if given is not None and name in vars(trainer):  # a None stands for what the trainer works out
+        held.append(vars(trainer)[name])
+    return [given if given == "none" and value == [] else value for value in held]  # `report_to` becomes a list
 
 
 def model_location(model: str) -> str:

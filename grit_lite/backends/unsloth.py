@@ -1,0 +1,119 @@
+"""The Unsloth backend: its kernels, its checkpointing and the trainer that it derives from TRL's, on CUDA.
+
+The only file that imports Unsloth, and it does so before everything else: Unsloth rewrites transformers, PEFT and TRL
+as it is imported. Only `import_libraries` and `open_backend` import this file.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from grit_lite.compat import ensure_torchvision_ops
+
+ensure_torchvision_ops()
+# Unsloth writes modules that it generates into a folder, and counts its users on the hub; both can be said otherwise.
+os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path.home() / ".cache" / "grit-lite" / "unsloth"))
+os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+
+with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unsloth greets
+    import unsloth
+
+FastVisionModel: Any = unsloth.FastVisionModel  # pyright: ignore[reportAttributeAccessIssue]  it sees this file
+
+from grit_lite.backends.common import LoadedModel, lora_targets  # noqa: E402
+from grit_lite.errors import ModelError  # noqa: E402
+from grit_lite.recipe import Recipe  # noqa: E402
+
+PIXELS_PER_TOKEN = 28 * 28  # of an image; the least of the families whose images are limited by `max_pixels`
+TEXT_TOKENS = 4096  # of a prompt, or of the tiles of an InternVL image, at most
+
+
+class UnslothBackend(LoadedModel):
+    """See `Backend`."""
+
+    name = "unsloth"
+    # Unsloth's generation has a static cache and CUDA graphs, which `rollout` would go without.
+    shares_rollout = False
+    libraries = (*LoadedModel.libraries, "unsloth", "unsloth_zoo")
+
+    def _load_model(self, location: str) -> Any:
+        with contextlib.redirect_stdout(sys.stderr):
+            model, _ = FastVisionModel.from_pretrained(  # its processor is changed by every switch to training
+                location,
+                revision=self.recipe.revision,
+                # Unsloth knows smaller downloads of many models, which have revisions of their own.
+                use_exact_model_name=self.recipe.revision is not None,
+                max_seq_length=longest_sequence(self.recipe),
+                dtype=self.dtype,
+                load_in_4bit=self.recipe.load_in_4bit,
+                use_gradient_checkpointing=checkpointing(self.recipe),
+                fast_inference=False,
+                random_state=self.recipe.seed,
+                device_map={"": self.device},
+            )
+        self._check_precision(model)
+        return model
+
+    def _check_precision(self, model: Any) -> None:
+        """Unsloth loads in another precision than it was asked for where it cannot do it, and goes on."""
+        in_4bit = bool(getattr(model, "is_loaded_in_4bit", False))
+        if in_4bit != self.recipe.load_in_4bit or model.dtype != self.dtype:
+            found = f"{'4-bit' if in_4bit else 'no 4-bit'} weights and {model.dtype}"
+            raise ModelError(
+                f"Unsloth loaded {self.recipe.model} with {found}, where the recipe says load_in_4bit="
+                f"{self.recipe.load_in_4bit} and {self.dtype}. Set load_in_4bit and dtype to what it did, or set "
+                "backend=plain."
+            )
+
+    def attach_lora(self, recipe: Recipe) -> None:
+        with contextlib.redirect_stdout(sys.stderr):
+            self.model = FastVisionModel.get_peft_model(
+                self.model,
+                r=recipe.lora_rank,
+                lora_alpha=recipe.lora_alpha,
+                lora_dropout=0.0,  # with dropout the completions of a group could not share one pass over their prompt
+                bias="none",
+                target_modules=lora_targets(recipe),  # decides alone; the four below are asked elsewhere
+                finetune_vision_layers="vision" in recipe.lora_parts,
+                finetune_language_layers="language" in recipe.lora_parts,
+                finetune_attention_modules="attention" in recipe.lora_parts,
+                finetune_mlp_modules="mlp" in recipe.lora_parts,
+                use_gradient_checkpointing=checkpointing(recipe),
+                random_state=recipe.seed,
+            )
+        self._find_parts()
+
+    def trainer_types(self) -> tuple[type, type]:
+        from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+        if not GRPOTrainer.__name__.startswith("Unsloth"):
+            raise ModelError(
+                "Unsloth has not put its own trainer in the place of TRL's. The versions of unsloth and trl do not fit "
+                "each other: install those of constraints.txt, or set backend=plain."
+            )
+        return GRPOConfig, GRPOTrainer
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        # On a CPU bitsandbytes would repack its weights for good, into a form without gradients.
+        if not self.model.training or self.device.type == "cpu":
+            yield
+            return
+        FastVisionModel.for_inference(self.model)
+        try:
+            yield
+        finally:
+            FastVisionModel.for_training(self.model)
+
+
+def checkpointing(recipe: Recipe) -> str | bool:
+    """Unsloth's own kind of gradient checkpointing, which keeps what it saves in the memory of the machine."""
+    return "unsloth" if recipe.gradient_checkpointing else False
+
+
+def longest_sequence(recipe: Recipe) -> int:
+    """Tokens of the longest prompt with a completion, generously; nothing is allocated for them."""
+    return recipe.max_pixels // PIXELS_PER_TOKEN + TEXT_TOKENS + recipe.max_completion_tokens
