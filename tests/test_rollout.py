@@ -234,13 +234,20 @@ def test_the_keys_and_values_are_those_of_the_librarys_cache(pair, prompts):
 
 
 @pytest.mark.parametrize("way", ["greedy", "sampled"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_ruined_weights_are_reported(tmp_path_factory, value, way):
-    family = FAMILIES[0]
-    pair_folder = model_folder(tmp_path_factory, family)
-    model = load_model(pair_folder)
-    next(model.get_output_embeddings().parameters()).data[7] = value
+def test_ruined_weights_are_reported(tmp_path_factory, way):
+    model = load_model(model_folder(tmp_path_factory, FAMILIES[0]))
+    model.get_output_embeddings().weight.data[7] = float("nan")
     vlm = VisionLanguageModel(model)
     prompt = vlm.prompts([[300, 301, 302]], [0], {})
     with pytest.raises(FloatingPointError, match="no finite probabilities"):
         sample(vlm, prompt, [0, 0], Sampling(4, **WAYS[way]))
+
+
+@pytest.mark.parametrize("way", ["greedy", "sampled"])
+def test_one_row_of_logits_from_which_nothing_can_be_drawn_is_enough(way):
+    draw = Draw(Sampling(4, **WAYS[way]), 2, torch.device("cpu"))
+    infinity, rows = float("inf"), torch.arange(2)
+    assert draw(torch.tensor([[0.0, -infinity], [-infinity, 0.0]]), rows).tolist() == [0, 1]
+    for ruined in ([0.0, float("nan")], [0.0, infinity], [-infinity, -infinity]):
+        with pytest.raises(FloatingPointError, match="no finite probabilities"):
+            draw(torch.tensor([[0.0, 0.0], ruined]), rows)
