@@ -323,6 +323,8 @@ def test_prompts_are_tokenised_as_trl_does(deepstack):
         for base in (GRPOTrainer, share_prompts(GRPOTrainer))
     ]
     turns = [[{"role": "user", "content": parts(ask)}] for ask in (TWO, TEXT, ONE) for _ in range(4)]
+    for trainer in trainers:
+        trainer.model.train()
     (tokens, images, _), (our_tokens, numbers, fields) = [trainer._tokenize_prompts(turns) for trainer in trainers]
     assert our_tokens == tokens
     assert numbers == [[0]] * 4 + [[1]] * 4 + [[2]] * 4
