@@ -60,11 +60,11 @@ def both(sides: Sides, sampling: Sampling, repeats: int) -> dict[str, Seconds]:
 
 
 def show(result: Mapping[str, Any]) -> Table:
-    title = "The rollout alone; the first token stands for the prefill, and the others for the decoding"
+    title = "The rollout alone; the first token stands for the prefill, and the others for the decoding, step by step"
     table = Table(title=title, title_justify="left")
     for name in ("P", "C", "G", "stock, s", "ours, s", "ratio", "wall ratio"):
         table.add_column(name, justify="right")
-    for name in ("prefill: stock, s", "ours, s", "ratio", "token step: stock, ms", "ours, ms", "ratio"):
+    for name in ("prefill: stock, s", "ours, s", "ratio", "a step: stock, ms", "ours, ms", "ratio"):
         table.add_column(name, justify="right")
     for case in result["cases"]:
         table.add_row(*_cells(case))

@@ -161,7 +161,7 @@ def report(
     options: argparse.Namespace, measure: Callable[[Path], Mapping[str, Any]], show: Callable[[Any], ConsoleRenderable]
 ) -> int:
     """Measure, print, write; the exit code."""
-    console = Console(width=None if Console().is_terminal else 120, record=True)
+    console = Console(width=None if Console().is_terminal else 140, record=True)
     result: dict[str, Any] = {"equal": True, "cases": [], **circumstances(f"random {FAMILY}, {options.size}")}
     with random_model(options.size) as folder:
         try:
