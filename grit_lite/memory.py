@@ -34,15 +34,17 @@ def pass_bytes(
         checkpointing: whether a layer's activations are computed anew in the backward pass.
     """
     tokens = prompts * prompt + completions * completion
+    norms = 2 * tokens * config.hidden_size * 4  # computed in float32 whatever the activations are
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys, queries = config.num_key_value_heads * head, config.num_attention_heads * head
     layer = tokens * (6 * config.hidden_size + 4 * queries + 4 * keys + 4 * config.intermediate_size)
     # Each completion has its own copy of the keys and values before it: as they are, and repeated for the query heads.
     layer += completions * (prompt + completion) * 2 * (keys + queries)
-    kept = tokens * config.hidden_size if checkpointing else layer
+    layer = itemsize * layer + norms
+    kept = itemsize * tokens * config.hidden_size if checkpointing else layer
     at_work = 1.8 * layer if checkpointing else layer
-    logits = 3 * min(CHUNK, completions * completion) * config.vocab_size * 4
-    return int(itemsize * (config.num_hidden_layers * kept + at_work) + logits)
+    logits = 5 * min(CHUNK, completions * completion) * config.vocab_size * 4
+    return int(config.num_hidden_layers * kept + at_work + logits)
 
 
 def fitting_schedule(

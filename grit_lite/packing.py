@@ -130,14 +130,15 @@ def score(
         temperature: divides the logits, as in sampling.
 
     Returns:
-        (N,) log-probability of each target, and (N,) entropy in nats of the distribution it was drawn from.
+        (N,) log-probability of each target, and (N,) entropy in nats, without gradient, of what it was drawn from.
     """
 
     def chunk(states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = head(states).float() / temperature
         normalizer = logits.logsumexp(-1)
-        expected = (torch.softmax(logits, -1) * logits).sum(-1)
-        return logits.gather(1, targets[:, None])[:, 0] - normalizer, normalizer - expected
+        with torch.no_grad():
+            entropy = normalizer - (torch.softmax(logits, -1) * logits).sum(-1)
+        return logits.gather(1, targets[:, None])[:, 0] - normalizer, entropy
 
     pieces = zip(states.split(CHUNK), targets.split(CHUNK), strict=True)
     if torch.is_grad_enabled():

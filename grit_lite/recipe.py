@@ -59,7 +59,7 @@ class Recipe(BaseModel):
         description="how a pass runs a prompt once: in one row, or in stages (less memory); none: TRL's",
     )
     completions_at_once: int | None = Field(
-        default=None, gt=0, description="of a prompt, in one row or one stage; null for as many as fit"
+        default=None, gt=0, description="in one row, or of a prompt in one stage; null: a whole micro-batch, or one"
     )
     max_completion_tokens: int = Field(default=512, gt=0)
     temperature: float = Field(default=1.0, gt=0)

@@ -94,16 +94,23 @@ def decode(
     draw = Draw(sampling, len(owners), model.device)
     tokens = torch.stack([prompts[owner].tokens[-1] for owner in owners])
     positions = torch.stack([prompts[owner].positions[:, -1] for owner in owners], dim=1)  # (A, B)
-    rows = torch.arange(len(owners), device=tokens.device)
+    rows = list(range(len(owners)))
     for _ in range(sampling.max_new_tokens):
         states = model.forward(model.embed(tokens)[:, None], positions[:, :, None], cache)
-        tokens = draw(model.head(states[:, 0]).float(), rows)
-        staying = ~draw.ended(rows, tokens)
-        yield rows.tolist(), tokens.tolist()
-        rows, tokens, positions = rows[staying], tokens[staying], positions[:, staying] + 1
-        if not len(rows):
+        tokens, ended, finite = draw(model.head(states[:, 0]).float(), rows)
+        # One copy from the device a token, of all that is decided on here.
+        drawn, have_ended, are_finite = torch.stack([tokens, ended.long(), finite.long()]).tolist()
+        if not all(are_finite):
+            raise FloatingPointError("the model gives no finite probabilities any more")
+        yield rows, drawn
+        staying = [place for place, has_ended in enumerate(have_ended) if not has_ended]
+        if not staying:
             return
-        cache.advance(staying)
+        cache.advance()
+        positions = positions + 1
+        if len(staying) < len(rows):
+            rows, tokens, positions = [rows[place] for place in staying], tokens[staying], positions[:, staying]
+            cache.keep_only(staying)
 
 
 def cut_at_end(tokens: Tensor, end_tokens: Sequence[int]) -> list[list[int]]:
@@ -169,17 +176,17 @@ class DecodingCache:
         theirs, their_total = _attend(self._to_table(grouped), keys, values, self.padding)
         # The softmax over both is a mixture of the two, each weighted by its share of the sum.
         share = torch.sigmoid(self._to_rows(their_total) - my_total)
-        return torch.lerp(mine, self._to_rows(theirs), share).reshape(rows, 1, heads, width)
+        return torch.lerp(mine, self._to_rows(theirs), share).reshape(rows, 1, heads, width).to(value.dtype)
 
-    def advance(self, staying: Tensor) -> None:
-        """Go on to the next token, with the rows that are marked: (B,) bool."""
+    def advance(self) -> None:
+        """Go on to the next token."""
         self.length += 1
-        if staying.all():
-            return
+
+    def keep_only(self, places: Sequence[int]) -> None:
+        """Forget all rows but those at these places."""
         for buffer in (buffer for pair in self.written.values() for buffer in pair):
-            kept = buffer[: len(staying), :, : self.length][staying]
-            buffer[: len(kept), :, : self.length] = kept
-        self._arrange(self.owners[staying.cpu()])
+            buffer[: len(places), :, : self.length] = buffer[places, :, : self.length]
+        self._arrange(self.owners[places])
 
     def _arrange(self, owners: Tensor) -> None:
         """Forget prompts without rows, and give each row a place in a table of (prompt, place)."""
@@ -203,12 +210,12 @@ class DecodingCache:
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(B, H', N, D) of attention, and (B, H', N, 1): the logarithm of the sum that its softmax divided by."""
-    scores = query @ keys.transpose(2, 3)
+    """(B, H', N, D) of attention, and (B, H', N, 1): the logarithm of what its softmax divided by; both float32."""
+    scores = (query @ keys.transpose(2, 3)).float()
     if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)
     total = scores.logsumexp(-1, keepdim=True)
-    return (scores - total).exp() @ values, total
+    return ((scores - total).exp().to(values.dtype) @ values).float(), total
 
 
 def _pad(states: Sequence[Tensor]) -> Tensor:
@@ -237,10 +244,17 @@ class Draw:
             self.stop = StopStringCriteria(sampling.tokenizer, list(sampling.stop_strings))
         self.history = torch.empty(rows, 0, dtype=torch.long, device=device)
 
-    def __call__(self, logits: Tensor, rows: Tensor) -> Tensor:
-        """(B,) tokens; logits: (B, V) float32 of the rows (B,)."""
-        if not logits.amax(-1).isfinite().all():
-            raise FloatingPointError("the model gives no finite probabilities any more")
+    def __call__(self, logits: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(B,) tokens, (B,) whether each ends its row, (B,) whether there was a distribution to draw it from.
+
+        Args:
+            logits: (B, V) float32.
+            rows: which of all rows these are.
+        """
+        tokens = self._draw(logits, rows)
+        return tokens, self._ended(tokens, rows), logits.amax(-1).isfinite()
+
+    def _draw(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         scores: Any = self.warp(self.history[rows], logits)  # pyright: ignore[reportArgumentType]
         if self.greedy:
             return scores.argmax(-1)
@@ -249,8 +263,7 @@ class Draw:
         noise = torch.empty(self.rows, logits.shape[1], device=logits.device).exponential_()
         return (torch.softmax(scores, -1) / noise[rows]).argmax(-1)
 
-    def ended(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """(B,) bool; tokens (B,) are those just drawn for the rows."""
+    def _ended(self, tokens: Tensor, rows: Sequence[int]) -> Tensor:
         ended = torch.isin(tokens, self.end_tokens)
         if self.stop is not None:
             column = tokens.new_zeros(self.rows, 1)

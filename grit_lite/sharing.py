@@ -23,30 +23,34 @@ from grit_lite.vlm import Prompt, VisionLanguageModel
 def share_prompts(base: type) -> type:
     """The subclass of a GRPOTrainer, TRL's own or one that was derived from its source, that runs every prompt once.
 
-    Its constructor takes, beside the base's arguments, the `schedule` of its passes.
+    Its constructor takes, beside the base's arguments, the `schedule` of its passes. It is for one process, a model
+    with an adapter and without dropout, and TRL's own loop of prompt and completion.
+
+    Raises:
+        ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
     """
 
     class SharedPromptTrainer(base):
         def __init__(self, *args: Any, schedule: Schedule = PACKED, **options: Any) -> None:
             super().__init__(*args, **options)
-            if schedule.staged and self._entropy_bonus_enabled:
-                raise ValueError("entropies carry no gradient in stages: use the packed schedule, or no entropy bonus")
             self.vlm = VisionLanguageModel(self.model)
             self.schedule = schedule
-            self.prompts: list[Prompt] = []
+            self.prompts: dict[str, list[Prompt]] = {}  # of the last rollout in training, and in evaluation
             self.skipped_rows: Tensor | None = None
+            if problems := _not_shareable(self):
+                raise ValueError(f"prompts cannot be shared with {', '.join(problems)}")
 
-        def _prompt_numbers(self, rows: int) -> list[int]:
-            """TRL repeats each prompt in consecutive rows, over the processes one after the other."""
-            first = self.accelerator.process_index * rows
-            return [(first + row) // self.num_generations - first // self.num_generations for row in range(rows)]
+        @property
+        def _mode(self) -> str:
+            return "train" if self.model.training else "eval"
 
         def _tokenize_prompts(self, prompts: Sequence[Any]) -> tuple[list[list[int]], list[list[int]], dict[str, Any]]:
-            numbers = self._prompt_numbers(len(prompts))
-            distinct = [prompts[numbers.index(number)] for number in range(numbers[-1] + 1)]
+            group = self.num_generations if self.model.training else self.num_generations_eval
+            distinct = prompts[::group]  # TRL repeats each prompt in consecutive rows
             tokens, images, fields = super()._tokenize_prompts(distinct)
             counts = [len(own or []) for own in images or [[]] * len(distinct)]
-            self.prompts = self.vlm.prompts(tokens, counts, fields)
+            self.prompts[self._mode] = self.vlm.prompts(tokens, counts, fields)
+            numbers = [row // group for row in range(len(prompts))]
             return [tokens[number] for number in numbers], [[number] for number in numbers], {}
 
         def _generate_single_turn(
@@ -55,10 +59,12 @@ def share_prompts(base: type) -> type:
             # Not `eval()`: on a CPU bitsandbytes would then repack its weights for good, into a form without gradients.
             checkpointing_off = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with checkpointing_off, self.accelerator.autocast():
-                return sample(self.vlm, self.prompts, [own[0] for own in images], self._sampling()), None
+                owners = [own[0] for own in images]
+                return sample(self.vlm, self.prompts[self._mode], owners, self._sampling()), None
 
         def _sampling(self) -> Sampling:
-            options = self.generation_kwargs
+            options = self.args.generation_kwargs or {}
+            stop = options.get("stop_strings") or ()
             return Sampling(
                 self.max_completion_length,
                 temperature=self.temperature,
@@ -66,7 +72,7 @@ def share_prompts(base: type) -> type:
                 top_p=self.top_p,
                 end_tokens=tuple(self.eos_token_ids),
                 suppressed=tuple(options.get("suppress_tokens") or ()),
-                stop_strings=tuple(options.get("stop_strings") or ()),
+                stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
                 tokenizer=self._tokenizer,
             )
 
@@ -79,18 +85,24 @@ def share_prompts(base: type) -> type:
                 self.processing_class = processor
 
         def _prepare_inputs(self, generation_batch: Any) -> Any:
-            # TRL shuffles the rows, which takes groups apart; one step's order changes nothing but rounding.
-            names = inspect.unwrap(base._prepare_inputs).__globals__
-            with mock.patch.dict(names, shuffle_sequence_dict=lambda batch: batch):
+            # TRL shuffles the rows of a rollout, which takes groups apart: each micro-batch would run every prompt.
+            with mock.patch.dict(_names_of(base._prepare_inputs), shuffle_sequence_dict=lambda batch: batch):
                 return super()._prepare_inputs(generation_batch)
 
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
-            if self.beta == 0 and not self._entropy_bonus_enabled:
+            if self.beta == 0 and self.top_entropy_quantile == 1:
                 self.skipped_rows = inputs["advantages"] == 0  # whose loss and gradient are 0 whatever they hold
             try:
                 return self._compute_loss(model, inputs)
             finally:
+                self._correct_entropy(inputs["completion_mask"])
                 self.skipped_rows = None
+
+        def _correct_entropy(self, mask: Tensor) -> None:
+            """TRL's mean counts rows that were skipped as certain; what is logged is that of the others."""
+            logged = self._metrics[self._mode].get("entropy")
+            if logged and self.skipped_rows is not None and not self.skipped_rows.all():
+                logged[-1] *= float(mask.sum() / mask[~self.skipped_rows].sum().clamp(min=1))
 
         def _get_per_token_logps_and_entropies(
             self,
@@ -106,22 +118,27 @@ def share_prompts(base: type) -> type:
             ids, mask = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:].bool()
             if self.skipped_rows is not None:
                 mask = mask & ~self.skipped_rows[:, None]
-            size = batch_size or len(ids)
-            parts = zip(ids.split(size), mask.split(size), pixel_values[:, 0].split(size), strict=True)
-            scored = [self._score(*part) for part in parts if part[1].any()]
-            zeros = ids.new_zeros(ids.shape, dtype=torch.float32)
-            if not scored:
-                return zeros + self._no_gradient(), zeros, None
-            logps, entropies = (zeros.masked_scatter(mask, torch.cat(flat)) for flat in zip(*scored, strict=True))
-            return logps, entropies if self._entropy_bonus_enabled else entropies.detach(), None
+            parts = zip(*(rows.split(batch_size or len(ids)) for rows in (ids, mask, pixel_values[:, 0])), strict=True)
+            logps, entropies = (torch.cat(rows) for rows in zip(*(self._score(*part) for part in parts), strict=True))
+            if not mask.any() and torch.is_grad_enabled():
+                logps = logps + self._no_gradient()
+            return logps, entropies, None
 
         def _score(self, ids: Tensor, mask: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-            rows = [row for row in range(len(ids)) if mask[row].any()]
+            """(B, C) log-probabilities and entropies of completions (B, C), 0 where the mask (B, C) is."""
+            owners, prompts = numbers.tolist(), self.prompts[self._mode]
+            rows = sorted((row for row, live in enumerate(mask.any(1).tolist()) if live), key=lambda row: owners[row])
+            zeros = ids.new_zeros(ids.shape, dtype=torch.float32)
+            if not rows:
+                return zeros, zeros
             groups = [
-                (self.prompts[number], [ids[row][mask[row]] for row in members])
-                for number, members in itertools.groupby(rows, key=lambda row: int(numbers[row]))
+                (prompts[owner], [ids[row][mask[row]] for row in members])
+                for owner, members in itertools.groupby(rows, key=lambda row: owners[row])
             ]
-            return self.schedule.score(self.vlm, groups, self.temperature, self.accelerator.autocast)
+            scored = self.schedule.score(self.vlm, groups, self.temperature, self.accelerator.autocast)
+            cells = torch.arange(ids.numel(), device=ids.device).view_as(ids)[rows][mask[rows]]
+            logps, entropies = (zeros.flatten().scatter(0, cells, flat).view_as(zeros) for flat in scored)
+            return logps, entropies
 
         def _no_gradient(self) -> Tensor:
             """A zero that depends on every trained parameter: a batch that teaches nothing has the gradient 0."""
@@ -129,6 +146,33 @@ def share_prompts(base: type) -> type:
             return torch.stack(trained).sum() * 0.0
 
     return SharedPromptTrainer
+
+
+def _not_shareable(trainer: Any) -> list[str]:
+    """The settings under which the shared computation would silently not be TRL's."""
+    known = {"suppress_tokens", "stop_strings"}
+    problems = {
+        "more than one process": trainer.accelerator.num_processes > 1,
+        "a reference model of its own (train an adapter)": trainer.ref_model is not None,
+        "vLLM": trainer.use_vllm,
+        "tools": trainer.tools,
+        "environments": trainer.environment_factories is not None,
+        "a rollout_func": trainer.rollout_func is not None,
+        "an entropy bonus": trainer._entropy_bonus_enabled,
+        "an auxiliary loss": trainer.aux_loss_enabled,
+        "min_p": trainer.min_p,
+        "a repetition penalty": trainer.repetition_penalty != 1,
+        "generation_kwargs other than suppress_tokens and stop_strings": {*(trainer.args.generation_kwargs or ())}
+        - known,
+        "images in the log": trainer.args.log_completions and trainer.log_multimodal,
+        "dropout": any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in trainer.vlm.language.modules()),
+    }
+    return [name for name, present in problems.items() if present]
+
+
+def _names_of(method: Any) -> dict[str, Any]:
+    """The module in which a method's function looks names up."""
+    return inspect.unwrap(method).__globals__
 
 
 class _NumbersForImages:

@@ -165,10 +165,12 @@ def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet
         itemsize=model.dtype.itemsize,
         checkpointing=recipe.gradient_checkpointing,
     )
+    cap = recipe.completions_at_once
     if schedule.staged:
+        schedule = Schedule(staged=True, at_once=min(schedule.at_once or 1, cap or recipe.group_size))
         run.changed(f"prompt_sharing: staged, {schedule.at_once} at once, because one packed row would not fit")
     else:
-        schedule = Schedule(at_once=recipe.completions_at_once)
+        schedule = Schedule(at_once=cap)
     run.update(schedule=asdict(schedule))
     return schedule
 

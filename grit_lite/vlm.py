@@ -98,6 +98,8 @@ class VisionLanguageModel:
             images: how many images each prompt holds.
             fields: what the processor returned beside the ids, for all prompts together.
         """
+        if any(len(ids) < 2 for ids in tokens):
+            raise ValueError("a prompt has at least two tokens: its completions begin from the last one")
         rows = [torch.tensor(ids, device=self.device) for ids in tokens]
         pixels = self._split_pixels(rows, images, fields) if "pixel_values" in fields else [{} for _ in rows]
         return [Prompt(row, self._positions(row, own), own) for row, own in zip(rows, pixels, strict=True)]
@@ -107,7 +109,10 @@ class VisionLanguageModel:
     ) -> list[dict[str, Tensor]]:
         seen = [int((row == self.image_token).sum()) for row in rows]
         # Patches (Qwen) and tiles (InternVL) of an image are in a fixed proportion to its tokens.
-        pixels = fields["pixel_values"].to(self.device)
+        pixels = fields["pixel_values"]
+        if isinstance(pixels, list):  # InternVL's tiles, where the processor was not asked for tensors
+            pixels = torch.stack([torch.as_tensor(tile) for tile in pixels])
+        pixels = pixels.to(self.device)
         parts = {"pixel_values": pixels.split([count * len(pixels) // sum(seen) for count in seen])}
         if "image_grid_thw" in fields:
             parts["image_grid_thw"] = fields["image_grid_thw"].to(self.device).split(list(images))

@@ -227,7 +227,10 @@ class LoadedModel:
         ends = self.end_tokens()
         return [
             Generated(
-                self.processor.tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), tokens[-1] in ends, size
+                self.processor.tokenizer.decode(tokens, skip_special_tokens=True),
+                len(tokens),
+                bool(tokens) and tokens[-1] in ends,
+                size,
             )
             for tokens, size in zip(completions, sizes, strict=False)
         ]

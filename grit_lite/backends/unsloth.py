@@ -98,8 +98,7 @@ class UnslothBackend(LoadedModel):
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
-        # On a CPU bitsandbytes would repack its weights for good, into a form without gradients.
-        if not self.model.training or self.device.type == "cpu":
+        if not self.model.training:
             yield
             return
         FastVisionModel.for_inference(self.model)
