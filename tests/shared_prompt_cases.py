@@ -140,9 +140,10 @@ def grpo_trainer(
         rows: the prompts, in the order of training.
         base: TRL's trainer, or ours that was made from it.
         reward: TRL's reward function; the same for all by default.
-        options: of GRPOConfig, and `schedule` for ours.
+        options: of GRPOConfig, `schedule` for ours, and `evaluated` for the prompts of an evaluation.
     """
-    schedule = {"schedule": options.pop("schedule")} if "schedule" in options else {}
+    ours = {"schedule": options.pop("schedule")} if "schedule" in options else {}
+    evaluated = options.pop("evaluated", None)
     settings = {
         "output_dir": str(folder / "trainer"),
         "use_cpu": True,
@@ -159,19 +160,24 @@ def grpo_trainer(
         "gradient_checkpointing": False,
         **options,
     }
-    dataset = Dataset.from_dict({"place": list(range(len(rows)))})
     return base(
         model=model,
         args=GRPOConfig(**settings),
         reward_funcs=[reward or (lambda completion_ids, **_: [0.0] * len(completion_ids))],
-        train_dataset=dataset.with_transform(lambda batch: _columns([rows[place] for place in batch["place"]])),
+        train_dataset=_dataset(rows),
+        eval_dataset=_dataset(evaluated) if evaluated else None,
         processing_class=load_processor(folder),
-        **schedule,
+        **ours,
     )
 
 
-def _columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
+def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """Rows that hold their pictures as they are."""
+
+    def columns(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+        return {name: [rows[place][name] for place in batch["place"]] for name in rows[0]}
+
+    return Dataset.from_dict({"place": list(range(len(rows)))}).with_transform(columns)
 
 
 class Stock:

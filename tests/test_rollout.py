@@ -140,7 +140,7 @@ class Kept(Draw):
     steps: list  # of (rows, logits)
 
     def __call__(self, logits, rows):
-        self.steps.append((rows.tolist(), logits))
+        self.steps.append((rows, logits))
         return super().__call__(logits.clone(), rows)
 
 
@@ -244,10 +244,10 @@ def test_ruined_weights_are_reported(tmp_path_factory, way):
 
 
 @pytest.mark.parametrize("way", ["greedy", "sampled"])
-def test_one_row_of_logits_from_which_nothing_can_be_drawn_is_enough(way):
-    draw = Draw(Sampling(4, **WAYS[way]), 2, torch.device("cpu"))
-    infinity, rows = float("inf"), torch.arange(2)
-    assert draw(torch.tensor([[0.0, -infinity], [-infinity, 0.0]]), rows).tolist() == [0, 1]
-    for ruined in ([0.0, float("nan")], [0.0, infinity], [-infinity, -infinity]):
-        with pytest.raises(FloatingPointError, match="no finite probabilities"):
-            draw(torch.tensor([[0.0, 0.0], ruined]), rows)
+def test_logits_from_which_nothing_can_be_drawn_are_told_from_others(way):
+    draw = Draw(Sampling(4, **WAYS[way]), 5, torch.device("cpu"))
+    infinity = float("inf")
+    ruined = [[0.0, float("nan")], [0.0, infinity], [-infinity, -infinity]]
+    tokens, _, finite = draw(torch.tensor([[0.0, -infinity], *ruined, [-infinity, 0.0]]), range(5))
+    assert finite.tolist() == [True, False, False, False, True]
+    assert tokens[[0, 4]].tolist() == [0, 1]

@@ -136,6 +136,24 @@ def test_each_prompt_has_its_own_pixels(pair):
         assert all(torch.equal(prompt.pixels[name], alone[name]) for name in names)
 
 
+def test_pixels_may_come_as_the_processor_gives_them_to_trl(pair):
+    """Of InternVL, a list of tiles."""
+    turns = [ask.conversation() for ask in ASKS]
+    for (turn,), ask in zip(turns, ASKS, strict=True):
+        turn["content"] = [*({"type": "image", "image": image} for image in ask.images()), turn["content"][-1]]
+    fields = pair.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=True)
+    ours = pair.vlm.prompts(fields["input_ids"], [len(ask.sizes) for ask in ASKS], fields)
+    for prompt, expected in zip(ours, pair.prompts(ASKS), strict=True):
+        assert torch.equal(prompt.tokens, expected.tokens)
+        assert set(prompt.pixels) == set(expected.pixels)
+        assert all(torch.equal(prompt.pixels[name], expected.pixels[name]) for name in prompt.pixels)
+
+
+def test_a_prompt_without_a_token_before_its_last_is_refused(pair):
+    with pytest.raises(ValueError, match="at least two tokens"):
+        pair.vlm.prompts([[300, 301], [300]], [0, 0], {})
+
+
 @pytest.mark.parametrize("ask", ASKS, ids=["one", "none", "two", "square"])
 def test_positions_are_the_librarys_for_the_prompt_and_what_follows(pair, ask):
     (prompt,) = pair.prompts([ask])
