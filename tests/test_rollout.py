@@ -251,3 +251,30 @@ def test_logits_from_which_nothing_can_be_drawn_are_told_from_others(way):
     tokens, _, finite = draw(torch.tensor([[0.0, -infinity], *ruined, [-infinity, 0.0]]), range(5))
     assert finite.tolist() == [True, False, False, False, True]
     assert tokens[[0, 4]].tolist() == [0, 1]
+
+
+def attention(query, keys, values):
+    """The mixture of a prompt of 1400 keys and 100 keys of a row's own, as `DecodingCache.attend` makes it."""
+    own, own_total = rollout._attend(query, keys[:, :, 1400:], values[:, :, 1400:])
+    prompt, prompt_total = rollout._attend(query, keys[:, :, :1400], values[:, :, :1400])
+    return torch.lerp(own, prompt, torch.sigmoid(prompt_total - own_total)).to(values.dtype)
+
+
+@pytest.mark.parametrize(("sharpness", "most"), [(1.0, 0.008), (4.0, 0.018)])
+def test_sixteen_bit_attention_loses_what_its_products_are_rounded_by_and_no_more(sharpness, most):
+    generator = torch.Generator().manual_seed(0)
+    query, keys, values = (torch.randn(2, 2, n, 64, generator=generator) for n in (4, 1500, 1500))
+    low = [states.bfloat16() for states in (query * sharpness / 8, keys, values)]
+    exact = torch.softmax(low[0].double() @ low[1].double().mT, -1) @ low[2].double()
+    error = (attention(*low).double() - exact).norm() / exact.norm()
+    assert error < most
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_sixteen_bit_model_samples(tmp_path_factory, autocast):
+    pair = Pair(model_folder(tmp_path_factory, "qwen3_vl"))
+    vlm = VisionLanguageModel(pair.stock.model if autocast else pair.stock.model.to(torch.bfloat16))
+    prompts = pair.prompts(ASKS)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        rows = sample(vlm, prompts, OWNERS, sampling(pair, 8, temperature=1.0))
+    assert [len(row) for row in rows] == [8] * len(OWNERS)
