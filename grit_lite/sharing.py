@@ -13,7 +13,6 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from trl.models.utils import disable_gradient_checkpointing
 
 from grit_lite.packing import PACKED, Schedule
 from grit_lite.rollout import Sampling, sample
@@ -29,6 +28,9 @@ def share_prompts(base: type) -> type:
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
     """
+
+    # Only now: TRL loads PEFT and bitsandbytes, and a backend may want to come before them.
+    from trl.models.utils import disable_gradient_checkpointing
 
     class SharedPromptTrainer(base):
         def __init__(self, *args: Any, schedule: Schedule = PACKED, **options: Any) -> None:

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from grit_lite.compat import ensure_torchvision_ops
+# First, because it prepares and silences what the next ones load.
+from grit_lite.backends.common import VISION_TOKENS, LoadedModel, lora_targets  # isort: skip
 
-ensure_torchvision_ops()
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
-from peft import LoraConfig, get_peft_model  # noqa: E402
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed  # noqa: E402
-
-from grit_lite.backends.common import VISION_TOKENS, LoadedModel, lora_targets  # noqa: E402
-from grit_lite.recipe import Recipe  # noqa: E402
+from grit_lite.recipe import Recipe
 
 __all__ = ["VISION_TOKENS", "PlainBackend", "lora_targets"]
 
