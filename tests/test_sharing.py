@@ -7,12 +7,14 @@ import torch
 from shared_prompt_cases import (
     FAMILIES,
     LANGUAGE,
+    LOGP,
     ONE,
     TEXT,
     TWO,
     VISION,
     WIDE,
     Ask,
+    distance,
     grpo_trainer,
     load_model,
     load_processor,
@@ -347,6 +349,25 @@ def test_all_completions_may_be_truncated(deepstack, beta):
 def test_groups_stay_together(deepstack, rows, runs):
     options = {"per_device_train_batch_size": rows, "gradient_accumulation_steps": 8 // rows}
     assert Trained(deepstack, share_prompts(GRPOTrainer), beta=0.04, **options).runs == runs
+
+
+def test_rows_in_any_order_share_their_prompts(deepstack):
+    trainer = Trained(deepstack, share_prompts(GRPOTrainer)).trainer
+    (batch,) = trainer._buffered_inputs
+    parts = [torch.cat([batch[f"prompt_{part}"], batch[f"completion_{part}"]], dim=1) for part in ("ids", "mask")]
+    length = batch["completion_ids"].shape[1]
+
+    def scored(order):
+        rows = [part[order] for part in parts]
+        pixels = {"pixel_values": batch["pixel_values"][order]}
+        return trainer._get_per_token_logps_and_entropies(trainer.model, *rows, length, **pixels)[:2]
+
+    order = torch.tensor([5, 0, 7, 2, 1, 6, 4, 3])
+    calls = watch(trainer.vlm)
+    for mixed, straight in zip(scored(order), scored(torch.arange(8)), strict=True):
+        assert straight.any(1).all()
+        assert distance(mixed, straight[order]) <= LOGP
+    assert calls == [(2, 8)] * 2
 
 
 def test_prompts_are_tokenised_as_trl_does(deepstack):
