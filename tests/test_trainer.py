@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grit_lite import trainer
-from grit_lite.backends import open_backend
+from grit_lite import trainer, vlm
+from grit_lite.backends import Request, open_backend
 from grit_lite.errors import Diverged
 from grit_lite.packing import Schedule
 from grit_lite.recipe import load_recipe
@@ -303,3 +303,23 @@ def test_the_longest_prompt_is_the_one_with_the_largest_image_or_the_longest_que
     rows = triplets(3)
     wordy = dataclasses.replace(rows[1], question="How many red circles are there? " * 9)
     assert longest_prompt(backend, [rows[0], wordy, rows[2]]) > longest_prompt(backend, rows) + 50
+
+
+def test_a_family_that_is_not_known_takes_the_same_step_as_trl_takes_it(setup, untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(vlm, "FAMILIES", ())
+    other = Setup(tmp_path / "run", small_recipe(untrained, "steps=1"))
+    assert not hasattr(other.trainer, "vlm")
+    other.trainer.train()
+    assert [row["completion"] for row in other.steps[0][2]] == [row["completion"] for row in setup.steps[0][2]]
+    assert other.steps[0][0]["grad_norm"] == pytest.approx(setup.steps[0][0]["grad_norm"], rel=1e-4)
+
+
+def test_a_family_that_is_not_known_is_asked_through_the_librarys_generate(untrained, tmp_path, monkeypatch):
+    known = open_backend(small_recipe(untrained))
+    monkeypatch.setattr(vlm, "FAMILIES", ())
+    unknown = open_backend(small_recipe(untrained))
+    assert unknown.vlm is None
+    requests = [Request(row.load_image(), known.spec.prompts.render(row.question)) for row in triplets(3)]
+    expected = known.generate(requests, max_new_tokens=9)
+    assert unknown.generate(requests, max_new_tokens=9) == expected
+    assert "".join(unknown.stream(requests[0], max_new_tokens=9)) == expected[0].text
