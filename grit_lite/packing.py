@@ -203,7 +203,7 @@ def _in_stages(
 ) -> tuple[Tensor, Tensor]:
     scored = []
     for prompt, completions in groups:
-        memory = _remember(model, prompt)
+        memory, _ = _remember(model, prompt)
         scored += [_stage(model, prompt, part, memory, temperature) for part in _parts(completions, at_once)]
     return torch.cat([logps for logps, _ in scored]), torch.cat([entropies for _, entropies in scored])
 
@@ -213,7 +213,7 @@ def _backward_through(
 ) -> Tensor:
     """Backward through one group; returns the gradient that is left for the groups after it."""
     prompt, completions = group
-    memory = _remember(model, prompt)
+    memory, is_trained = _remember(model, prompt)
     tensors = [tensor for layer in memory.values() for pair in layer for tensor in pair]
     leaves = [tensor.detach().requires_grad_() for tensor in tensors]
     pairs = iter(zip(leaves[::2], leaves[1::2], strict=True))
@@ -223,16 +223,18 @@ def _backward_through(
         torch.autograd.backward(logps, gradient[: len(logps)])
         gradient = gradient[len(logps) :]
     reached = [pair for pair in zip(tensors, leaves, strict=True) if pair[0].requires_grad]  # not so in the first layer
-    if not reached:
+    if is_trained and not reached:
         raise RuntimeError("reentrant gradient checkpointing hides the gradient of the prompt; use the packed schedule")
-    torch.autograd.backward([tensor for tensor, _ in reached], [leaf.grad for _, leaf in reached])
+    if reached:
+        torch.autograd.backward([tensor for tensor, _ in reached], [leaf.grad for _, leaf in reached])
     return gradient
 
 
-def _remember(model: VisionLanguageModel, prompt: Prompt) -> dict[int, list[KeysAndValues]]:
+def _remember(model: VisionLanguageModel, prompt: Prompt) -> tuple[dict[int, list[KeysAndValues]], bool]:
+    """The keys and values of the prompt, and whether a trained parameter had a part in them."""
     layout = SharedPromptLayout([len(prompt.tokens) - 1], keep=True)
-    model.run(layout, [prompt])
-    return layout.memory
+    states = model.run(layout, [prompt])
+    return layout.memory, states.requires_grad
 
 
 def _stage(

@@ -36,7 +36,7 @@ class Sampling:
         top_k: 0 for the whole vocabulary.
         end_tokens: ids that end a completion.
         suppressed: ids that are never drawn.
-        stop_strings: texts that end a completion once it holds one; needs `tokenizer`.
+        stop_strings: texts that end a completion once it holds one, wholly; needs `tokenizer`.
     """
 
     max_new_tokens: int
