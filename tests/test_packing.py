@@ -103,6 +103,7 @@ def test_the_packed_pass_takes_reentrant_checkpointing(folder):
     assert_equal(Pair(folder, checkpointing=True), SHORT, PACKED)
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch sees it, too
 def test_stages_refuse_reentrant_checkpointing_rather_than_lose_a_gradient(folder):
     pair = Pair(folder, checkpointing=True)
     logps, _ = score(pair, SHORT, Schedule(staged=True))
