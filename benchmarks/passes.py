@@ -29,8 +29,8 @@ from grit_lite.packing import PACKED, Schedule
 CASES = [Case(*lengths) for lengths in product((300, 700, 1300), (64, 160), (4, 8))]
 QUICK = [Case(300, 32, 4)]
 SWEEP = {
-    "G": [Case(700, 160, group) for group in (2, 4, 8, 16, 32)],
-    "P": [Case(tokens, 160, 8) for tokens in (20, 40, 80, 200, 500, 1000, 2000, 4000)],
+    "G": [Case(300, 64, group) for group in (2, 4, 8, 16, 32)],
+    "P": [Case(tokens, 64, 4) for tokens in (20, 40, 80, 200, 500, 1000, 2000, 4000)],
 }
 QUICK_SWEEP = {"G": [Case(100, 32, group) for group in (2, 4)], "P": [Case(tokens, 32, 2) for tokens in (20, 200, 400)]}
 SHORTEST_FITTED = 200  # prompt tokens; below, what a call costs whatever its length hides how the cost grows

@@ -82,6 +82,7 @@ def train(
 
     if resume:
         run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
+        _check_names(run.recipe)
     else:
         name = recipe or _default_recipe()
         chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
@@ -102,12 +103,13 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse a model or a reward that does not exist before there is a run folder."""
-    from grit_lite.backends import model_location
+    """Refuse a model, a reward or a backend that cannot be had before there is a run folder."""
+    from grit_lite.backends import import_libraries, model_location
     from grit_lite.rewards import build_scorer
 
     model_location(recipe.model)
     build_scorer(recipe.rewards)
+    import_libraries(recipe)
 
 
 def _run_to_resume(output: Path | None, *others: Any) -> Any:
