@@ -99,11 +99,12 @@ def test_an_adapter_in_the_vision_tower_alone_can_be_staged_beside_text(folder):
     assert_equal(Pair(folder, VISION), CASES["text beside images"], Schedule(staged=True))
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch cannot see the layout's
 def test_the_packed_pass_takes_reentrant_checkpointing(folder):
     assert_equal(Pair(folder, checkpointing=True), SHORT, PACKED)
 
 
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch sees it, too
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch cannot see the layout's
 def test_stages_refuse_reentrant_checkpointing_rather_than_lose_a_gradient(folder):
     pair = Pair(folder, checkpointing=True)
     logps, _ = score(pair, SHORT, Schedule(staged=True))
