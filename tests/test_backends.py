@@ -1,6 +1,10 @@
-"""The seam: whatever runs the model keeps the same promises. Real library, random weights of a real class."""
+"""The seam: whatever runs the model keeps the same promises. Real library, random weights of a real class.
+
+`tests/unsloth_on_cpu` runs this file once more, with GRIT_LITE_BACKEND=unsloth.
+"""
 
 import json
+import os
 
 import pytest
 import torch
@@ -15,6 +19,12 @@ from grit_lite.recipe import load_recipe
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.world import make_scene
 
+NAME = os.environ.get("GRIT_LITE_BACKEND", "plain")
+
+
+def tiny(model, *settings):
+    return load_recipe("tiny", [f"model={model}", f"backend={NAME}", *settings])
+
 
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory):
@@ -23,7 +33,7 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(untrained):
-    return load_recipe("tiny", [f"model={untrained}"])
+    return tiny(untrained)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +104,7 @@ def test_the_model_sees_the_size_that_is_reported(backend):
 
 
 def test_max_pixels_of_the_recipe_limits_what_the_model_sees(untrained):
-    small = open_backend(load_recipe("tiny", [f"model={untrained}", "max_pixels=4096"]))
+    small = open_backend(tiny(untrained, "max_pixels=4096"))
     width, height = small.resized(Image.new("RGB", (112, 112)))
     assert (width, height) == (64, 64)
 
@@ -141,7 +151,7 @@ def test_a_broken_spec_is_named(tmp_path, text):
 
 def test_an_empty_folder_is_not_a_model(tmp_path):
     with pytest.raises(ModelError, match="cannot be loaded"):
-        open_backend(load_recipe("tiny", [f"model={tmp_path}"]))
+        open_backend(tiny(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["tinny", "../up", "a/b/c", "owner/", "~/model"])
@@ -155,7 +165,7 @@ def test_a_hub_name_is_passed_on():
 
 
 def test_lora_goes_where_the_recipe_says(recipe, untrained):
-    vision = load_recipe("tiny", [f"model={untrained}", "lora_parts=[vision, attention]"])
+    vision = tiny(untrained, "lora_parts=[vision, attention]")
     backend = open_backend(vision)
     backend.attach_lora(vision)
     trainable = [name for name, parameter in backend.model.named_parameters() if parameter.requires_grad]
@@ -179,5 +189,6 @@ def test_the_same_seed_draws_the_same_adapter(recipe):
 
 def test_the_description_is_plain_facts(backend):
     facts = backend.describe()
+    assert (facts["backend"], facts["backend_reason"]) == (NAME, "the recipe asks for it")
     assert facts["parameters"] == 2_651_136
     assert json.loads(json.dumps(facts)) == facts

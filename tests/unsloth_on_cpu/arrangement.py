@@ -5,11 +5,13 @@ The package never imports this file; it holds nothing that a user could want.
 
 Made up, and why:
 
-* `UNSLOTH_ALLOW_CPU`: Unsloth's own switch for tests, by which it takes a CPU for a CUDA device. Under it `PatchFastRL`
-  does nothing, so it is off for that one call.
+* `UNSLOTH_ALLOW_CPU`: Unsloth's own switch for tests, by which it takes a CPU for a CUDA device. With it `PatchFastRL`,
+  which its import calls, leaves TRL's trainers alone; so it is called once more without.
 * What `torch.cuda` says of its device: Unsloth asks for name, memory and capability where it loads a model and where it
   chooses how many rows to score at once. It is told of a card with 24 GiB, on which nothing is ever allocated.
 * That bitsandbytes is of use: Unsloth looks for its CUDA kernels and would load in 16 bits without a word of error.
+* That the CPU has no bfloat16 instructions: bitsandbytes would repack its weights whenever Unsloth turns to inference,
+  for good, into a form without gradients.
 * No pinned memory: its offloaded checkpointing would ask CUDA for it. Above 2 MiB an offloaded tensor would still go to
   a CUDA stream, so tokens x hidden x 2 bytes must stay below that.
 * No torch.compile: the rewritten modules run as the Python they are, because compiling them takes minutes.
@@ -56,10 +58,15 @@ from grit_lite.compat import ensure_torchvision_ops  # noqa: E402
 
 ensure_torchvision_ops()
 
+from bitsandbytes.nn import modules  # noqa: E402
 from unsloth import FastVisionModel, PatchFastRL  # noqa: E402
 from unsloth.models import loader  # noqa: E402
 
 loader.ALLOW_BITSANDBYTES = True
+modules.has_avx512bf16 = lambda: False
+os.environ["UNSLOTH_ALLOW_CPU"] = "0"
+PatchFastRL()
+os.environ["UNSLOTH_ALLOW_CPU"] = "1"
 
 
 def open_model(folder: Path, checkpointing: bool | str, *, load_in_4bit: bool) -> tuple[Any, Any]:
@@ -87,9 +94,6 @@ def open_model(folder: Path, checkpointing: bool | str, *, load_in_4bit: bool) -
 
 def trainer_types() -> tuple[type, type]:
     """(GRPOConfig, GRPOTrainer) as trl has them once Unsloth has put its own in their place."""
-    os.environ["UNSLOTH_ALLOW_CPU"] = "0"
-    PatchFastRL("grpo", FastVisionModel)
-    os.environ["UNSLOTH_ALLOW_CPU"] = "1"
     from trl import GRPOConfig, GRPOTrainer
 
     return GRPOConfig, GRPOTrainer

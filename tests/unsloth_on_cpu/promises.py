@@ -1,0 +1,173 @@
+"""What only the Unsloth backend promises; `test_promises.py` runs this file in a process of its own."""
+
+import pytest
+from bitsandbytes.nn import Linear4bit
+from unsloth.models import loader
+
+from benchmarks.models import save_random
+from grit_lite.backends import Request, open_backend, unsloth_obstacle, verify_arguments
+from grit_lite.backends.plain import PlainBackend
+from grit_lite.backends.unsloth import UnslothBackend
+from grit_lite.errors import ModelError
+from grit_lite.recipe import load_recipe
+from grit_lite.run import METRICS, Run, read_rows
+from grit_lite.tiny.build import save_untrained
+from grit_lite.trainer import build_trainer
+from tests.test_trainer import by_length, triplets
+
+SMALL = ["steps=2", "prompts_per_step=2", "group_size=4", "max_completion_tokens=8", "save_every=1"]
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    return save_untrained(tmp_path_factory.mktemp("untrained"))
+
+
+def recipe_for(model, *settings):
+    return load_recipe("tiny", [f"model={model}", "backend=unsloth", *SMALL, *settings])
+
+
+def test_unsloth_is_here():
+    assert unsloth_obstacle() is None
+
+
+def test_auto_is_unsloth_and_says_why(untrained):
+    backend = open_backend(load_recipe("tiny", [f"model={untrained}", "backend=auto"]))
+    facts = backend.describe()
+    assert isinstance(backend, UnslothBackend)
+    assert (facts["backend"], facts["backend_reason"]) == ("unsloth", "CUDA and Unsloth are here")
+    assert {"unsloth", "unsloth_zoo", "trl", "peft"} <= facts["versions"].keys()
+    assert (facts["shares_prompts"], facts["shares_rollout"]) == (True, False)
+
+
+def test_what_it_says_while_loading_is_not_on_stdout(untrained, capfd):
+    backend = open_backend(recipe_for(untrained))
+    backend.attach_lora(backend.recipe)
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl"])
+@pytest.mark.parametrize("parts", ["[language, attention, mlp]", "[vision, attention]", "[vision, language, mlp]"])
+def test_lora_is_on_the_modules_that_the_plain_backend_would_choose(family, parts, tmp_path):
+    folder = save_random(tmp_path / family, family, "miniature")
+    recipe = load_recipe("tiny", [f"model={folder}", f"lora_parts={parts}"])
+    backends = [PlainBackend(recipe), UnslothBackend(recipe)]
+    plain, ours = (carriers(backend, recipe) for backend in backends)
+    assert ours == plain
+    assert ours
+
+
+def carriers(backend, recipe):
+    """The names of the modules that carry LoRA, with the rank and the scale of each."""
+    backend.attach_lora(recipe)
+    modules = backend.model.get_base_model().named_modules()
+    return {name: (m.r["default"], m.scaling["default"]) for name, m in modules if hasattr(m, "lora_A")}
+
+
+def test_the_prompt_has_the_tokens_of_the_plain_backend(untrained):
+    recipe = recipe_for(untrained)
+    requests = [Request(row.load_image(), "Where? " * words) for words, row in enumerate(triplets(3), start=1)]
+    plain, ours = (backend._encode(requests) for backend in (PlainBackend(recipe), UnslothBackend(recipe)))
+    assert ours.keys() == plain.keys()
+    assert all((ours[name] == plain[name]).all() for name in plain)
+
+
+def test_weights_that_unsloth_would_quietly_load_in_another_precision_are_refused(untrained, monkeypatch):
+    monkeypatch.setattr(loader, "ALLOW_BITSANDBYTES", False)
+    with pytest.raises(ModelError, match="with no 4-bit weights"):
+        open_backend(recipe_for(untrained, "load_in_4bit=true"))
+
+
+def test_trainers_that_unsloth_has_not_made_are_refused(untrained, monkeypatch):
+    import trl
+
+    backend = open_backend(recipe_for(untrained))
+    assert backend.trainer_types()[1] is trl.GRPOTrainer
+    monkeypatch.setattr(trl, "GRPOTrainer", trl.GRPOTrainer.__mro__[-2])
+    with pytest.raises(ModelError, match="do not fit each other"):
+        backend.trainer_types()
+
+
+class Training:
+    """A trainer in a run folder."""
+
+    def __init__(self, run, stop_after=None):
+        self.run, self.steps = run, []
+        self.backend = open_backend(run.recipe)
+        self.backend.attach_lora(run.recipe)
+        self.trainer = build_trainer(
+            self.backend,
+            run.recipe,
+            triplets(),
+            run,
+            by_length,
+            on_step=lambda metrics, timing, samples: self.steps.append((metrics, timing, samples)),
+            stop_requested=lambda: stop_after is not None and len(self.steps) >= stop_after,
+        )
+
+    def trained(self):
+        return {name: value.clone() for name, value in self.backend.model.named_parameters() if value.requires_grad}
+
+
+@pytest.fixture(scope="module")
+def training(untrained, tmp_path_factory):
+    made = Training(Run.create(tmp_path_factory.mktemp("runs") / "run", recipe_for(untrained, "steps=3")))
+    made.before = made.trained()
+    made.trainer.train()
+    yield made
+    made.run.close()
+
+
+def test_training_changes_every_matrix_of_the_adapter(training):
+    after = training.trained()
+    assert len(after) == 56  # 4 layers x 7 linears x (A, B)
+    assert [name for name, value in after.items() if (value == training.before[name]).all()] == []
+
+
+def test_the_trainer_is_built_on_unsloths(training):
+    assert "UnslothGRPOTrainer" in [base.__name__ for base in type(training.trainer).__mro__]
+
+
+def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(training, untrained, tmp_path):
+    first = Training(Run.create(tmp_path / "run", recipe_for(untrained, "steps=3")), stop_after=1)
+    first.trainer.train()
+    first.run.close()
+    run = Run.resume(tmp_path / "run")
+    step, folder = run.latest_checkpoint()
+    run.rewind(step)
+    second = Training(run)
+    second.trainer.train(resume_from_checkpoint=str(folder))
+    assert 1 <= step < 3
+    assert list(read_rows(run.folder / METRICS)) == list(read_rows(training.run.folder / METRICS))
+    run.close()
+
+
+def test_a_model_in_training_streams_what_it_generates_and_is_in_training_afterwards(training):
+    training.backend.model.train()
+    request = Request(triplets(1)[0].load_image(), "How many?")
+    answer = training.backend.generate([request], max_new_tokens=6)[0].text
+    assert "".join(training.backend.stream(request, max_new_tokens=6)) == answer
+    assert training.backend.model.training
+
+
+def test_four_bit_weights_train_under_unsloths_checkpointing(untrained, tmp_path):
+    settings = ["load_in_4bit=true", "gradient_checkpointing=true", "steps=1"]
+    training = Training(Run.create(tmp_path / "run", recipe_for(untrained, *settings)))
+    layers = [module for module in training.backend.model.modules() if isinstance(module, Linear4bit)]
+    assert len(layers) == 28  # every linear of the language model's layers
+    before = training.trained()
+    training.trainer.train()
+    changed = [name for name, value in training.trained().items() if (value != before[name]).any()]
+    assert sum("lora_B" in name for name in changed) == 28
+    training.run.close()
+
+
+def test_an_argument_that_unsloth_changes_is_named(untrained, tmp_path):
+    backend = open_backend(recipe_for(untrained))
+    config_type, _ = backend.trainer_types()
+    given = {"loss_type": "dapo", "epsilon_high": None, "mask_truncated_completions": False, "num_generations": 4}
+    options = {"per_device_train_batch_size": 4, "use_cpu": True, "bf16": False, "fp16": False}
+    config = config_type(output_dir=str(tmp_path), **options, **given)
+    holder = type("Holder", (), {"args": config})()
+    with pytest.raises(ModelError, match=r"epsilon_high: None became 0\.28"):
+        verify_arguments(holder, given)
