@@ -125,6 +125,7 @@ ARGUMENTS = {
     "optim": "adamw_torch",
     "loss_type": "dapo",
     "report_to": "none",
+    "generation_kwargs": {"suppress_tokens": [1, 2]},
     "use_cpu": True,
     "bf16": False,
 }
@@ -151,6 +152,12 @@ def test_a_trainer_that_keeps_its_arguments_passes(trainer):
 def test_a_changed_argument_is_named_with_both_values(trainer, monkeypatch):
     monkeypatch.setattr(trainer.args, "learning_rate", 5e-5)
     with pytest.raises(ModelError, match=r"learning_rate: 0\.001 became 5e-05"):
+        verify_arguments(trainer, ARGUMENTS)
+
+
+def test_an_option_that_is_lost_on_the_way_is_named(trainer, monkeypatch):
+    monkeypatch.setitem(trainer.generation_kwargs, "suppress_tokens", None)
+    with pytest.raises(ModelError, match=r"generation_kwargs: .*\[1, 2\].* became .*None"):
         verify_arguments(trainer, ARGUMENTS)
 
 

@@ -214,7 +214,14 @@ def _held(trainer: Any, name: str, given: Any) -> list[Any]:
     held = [getattr(trainer.args, name)]
     if given is not None and name in vars(trainer):  # a None stands for what the trainer works out
         held.append(vars(trainer)[name])
-    return [given if given == "none" and value == [] else value for value in held]  # `report_to` becomes a list
+    return [_in_terms_of(given, value) for value in held]
+
+
+def _in_terms_of(given: Any, value: Any) -> Any:
+    """What a library makes of an argument that it keeps: of "none" an empty list, of options more options."""
+    if isinstance(given, Mapping) and isinstance(value, Mapping):
+        return {name: value.get(name) for name in given}
+    return given if given == "none" and value == [] else value
 
 
 def model_location(model: str) -> str:
