@@ -33,7 +33,7 @@ class Recipe(BaseModel):
     model: str = Field(default="tiny", description="'tiny', a folder, or a name on the model hub")
     revision: str | None = Field(default=None, description="the exact version of a model on the hub")
     backend: Literal["auto", "unsloth", "plain"] = Field(
-        default="plain", description="auto: Unsloth where there are CUDA and Unsloth, else plain"
+        default="auto", description="auto: Unsloth where there are CUDA and Unsloth, else plain"
     )
     load_in_4bit: bool = Field(default=False, description="NF4 weights through bitsandbytes, LoRA on top (QLoRA)")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -22,8 +22,9 @@ from grit_lite.vlm import Prompt, VisionLanguageModel
 def share_prompts(base: type) -> type:
     """The subclass of a GRPOTrainer, TRL's own or one that was derived from its source, that runs every prompt once.
 
-    Its constructor takes, beside the base's arguments, the `schedule` of its passes. It is for one process, a model
-    with an adapter and without dropout, and TRL's own loop of prompt and completion.
+    Its constructor takes, beside the base's arguments, the `schedule` of its passes, and whether it samples with
+    `rollout` (`share_rollout`) or leaves that to the base, which then runs a prompt once for each completion. It is for
+    one process, a model with an adapter and without dropout, and TRL's own loop of prompt and completion.
 
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
@@ -33,10 +34,11 @@ def share_prompts(base: type) -> type:
     from trl.models.utils import disable_gradient_checkpointing
 
     class SharedPromptTrainer(base):
-        def __init__(self, *args: Any, schedule: Schedule = PACKED, **options: Any) -> None:
+        def __init__(self, *args: Any, schedule: Schedule = PACKED, share_rollout: bool = True, **options: Any) -> None:
             super().__init__(*args, **options)
             self.vlm = VisionLanguageModel(self.model)
             self.schedule = schedule
+            self.share_rollout = share_rollout
             self.prompts: dict[str, list[Prompt]] = {}  # of the last rollout in training, and in evaluation
             self.skipped_rows: Tensor | None = None
             if problems := _not_shareable(self):
@@ -58,6 +60,9 @@ def share_prompts(base: type) -> type:
         def _generate_single_turn(
             self, prompt_ids: Any, images: list[list[int]], fields: Any, num_generations: int, *_: Any, **__: Any
         ) -> tuple[list[list[int]], None]:
+            if not self.share_rollout:
+                repeated = self.vlm.fields([self.prompts[self._mode][own[0]] for own in images])
+                return super()._generate_single_turn(prompt_ids, images, repeated, num_generations)
             # Not `eval()`: on a CPU bitsandbytes would then repack its weights for good, into a form without gradients.
             checkpointing_off = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with checkpointing_off, self.accelerator.autocast():

@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 
 from grit_lite.answer import has_valid_format, parse
-from grit_lite.backends import Backend, Request
+from grit_lite.backends import Backend, Request, verify_arguments
 from grit_lite.errors import Diverged
 from grit_lite.memory import SHARE, fitting_schedule, free_bytes
 from grit_lite.packing import Schedule
@@ -257,6 +257,7 @@ def build_trainer(
     if recipe.prompt_sharing != "none" and shares_prompts(backend.model):
         base = share_prompts(base)
         sharing["schedule"] = choose_schedule(backend, recipe, triplets, run)
+        sharing["share_rollout"] = backend.shares_rollout
     trainer = _trainer_class(base)(
         model=backend.model,
         args=config,
@@ -265,6 +266,7 @@ def build_trainer(
         processing_class=backend.processor,
         **sharing,
     )
+    verify_arguments(trainer, arguments)
     trainer.connect(run, recipe, completion_scorer, on_step, stop_requested)
     return trainer
 

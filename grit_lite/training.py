@@ -19,9 +19,7 @@ from grit_lite.report import write_report
 from grit_lite.rewards import build_scorer
 from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
-from grit_lite.trainer import build_trainer
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
-from grit_lite.vlm import shares_prompts
 
 
 def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
@@ -113,6 +111,10 @@ def save_thumbnail(triplet: Triplet, path: Path, longest: int = 512) -> None:
 
 def optimise(run: Run, backend: Backend, triplets: Sequence[Triplet], screen: Screen, stop: "StopRequest") -> None:
     """Train from the newest complete checkpoint, or from the start, to the last step or a stop."""
+    # Only now: what they import, Unsloth has to rewrite first, and it has been imported by `open_backend`.
+    from grit_lite.trainer import build_trainer
+    from grit_lite.vlm import shares_prompts
+
     alarm = DeadSignalAlarm(run.recipe.dead_after)
 
     def on_step(metrics: dict[str, Any], timing: dict[str, Any], samples: list[dict[str, Any]]) -> None:

@@ -104,6 +104,16 @@ class VisionLanguageModel:
         pixels = self._split_pixels(rows, images, fields) if "pixel_values" in fields else [{} for _ in rows]
         return [Prompt(row, self._positions(row, own), own) for row, own in zip(rows, pixels, strict=True)]
 
+    def fields(self, prompts: Sequence[Prompt]) -> dict[str, Any]:
+        """What a processor would have returned beside the ids of these prompts, for the library's own `generate`."""
+        fields: dict[str, Any] = {
+            name: torch.cat([prompt.pixels[name] for prompt in prompts if prompt.pixels])
+            for name in next((prompt.pixels for prompt in prompts if prompt.pixels), {})
+        }
+        if hasattr(self.backbone, "get_rope_index"):
+            fields["mm_token_type_ids"] = [(prompt.tokens == self.image_token).int().tolist() for prompt in prompts]
+        return fields
+
     def _split_pixels(
         self, rows: Sequence[Tensor], images: Sequence[int], fields: dict[str, Any]
     ) -> list[dict[str, Tensor]]:

@@ -1,6 +1,8 @@
 """The package reads top to bottom: a module imports only from the layers above its own."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,13 @@ def test_light_module_does_not_wait_for_torch(name):
     files = [path for path in SOURCES if layer_name(path) == name]
     heavy = {used.split(".")[0] for path in files for used in imports(path, top_level_only=True)} & HEAVY
     assert not heavy, f"{name} imports {sorted(heavy)} at the top; import them inside the function that needs them"
+
+
+@pytest.mark.parametrize("name", ["training", "chat", "evaluate"])
+def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backend(name):
+    code = f"import grit_lite.{name}, sys; print(*sorted({{'transformers', 'peft', 'trl'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_only_one_file_may_import_unsloth():

@@ -441,3 +441,16 @@ def test_dropout_is_refused(deepstack):
 def test_the_processor_is_back_in_its_place(deepstack):
     trained = Trained(deepstack, share_prompts(GRPOTrainer))
     assert type(trained.trainer.processing_class) is type(load_processor(deepstack))
+
+
+def test_the_base_may_keep_its_own_rollout_and_the_step_is_the_same(folder):
+    class OwnRollout(share_prompts(GRPOTrainer)):
+        def __init__(self, **options):
+            super().__init__(share_rollout=False, **options)
+
+        def _sampling(self):
+            raise AssertionError("the rollout was not left to the base")
+
+    ours, stock = Trained(folder, OwnRollout, beta=0.04), Trained(folder, GRPOTrainer, beta=0.04)
+    assert ours.tokens == stock.tokens
+    assert float((ours.change - stock.change).norm() / stock.change.norm()) < STEP

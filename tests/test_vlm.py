@@ -136,6 +136,17 @@ def test_each_prompt_has_its_own_pixels(pair):
         assert all(torch.equal(prompt.pixels[name], alone[name]) for name in names)
 
 
+def test_the_fields_of_prompts_are_the_processors_again(pair):
+    batch = pair.batch(ASKS)
+    fields = pair.vlm.fields(pair.prompts(ASKS))
+    kinds = fields.pop("mm_token_type_ids", None)
+    assert set(fields) == {"pixel_values", "image_grid_thw"} & set(batch)
+    assert all(torch.equal(fields[name], batch[name]) for name in fields)
+    assert (kinds is None) == ("image_grid_thw" not in batch)
+    for row, own in enumerate(kinds or []):
+        assert own == batch["mm_token_type_ids"][row][batch["attention_mask"][row].bool()].tolist()
+
+
 def test_pixels_may_come_as_the_processor_gives_them_to_trl(pair):
     """Of InternVL, a list of tiles."""
     turns = [ask.conversation() for ask in ASKS]

@@ -128,6 +128,23 @@ def test_the_trainer_is_built_on_unsloths(training):
     assert "UnslothGRPOTrainer" in [base.__name__ for base in type(training.trainer).__mro__]
 
 
+def test_the_rollout_is_unsloths_own(training, monkeypatch):
+    assert not training.trainer.share_rollout
+    calls = []
+    model = training.backend.model.get_base_model()
+    monkeypatch.setattr(model, "_old_generate", counted(model._old_generate, calls))
+    training.trainer._generate_and_score_completions([training.trainer.train_dataset[0]] * 4)
+    assert [options["input_ids"].shape[0] for options in calls] == [4]
+
+
+def counted(function, calls):
+    def call(*args, **options):
+        calls.append(options)
+        return function(*args, **options)
+
+    return call
+
+
 def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(training, untrained, tmp_path):
     first = Training(Run.create(tmp_path / "run", recipe_for(untrained, "steps=3")), stop_after=1)
     first.trainer.train()
