@@ -10,10 +10,10 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from grit_lite.errors import RecipeError
 
@@ -21,6 +21,11 @@ from grit_lite.errors import RecipeError
 _FOLDERS = (Path(__file__).parent / "_recipes", Path(__file__).parents[1] / "recipes")
 
 LoraPart = Literal["vision", "language", "attention", "mlp"]
+
+
+def _on_or_off(value: Any) -> Any:
+    """YAML reads `on` and `off` as True and False."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 class Recipe(BaseModel):
@@ -35,6 +40,10 @@ class Recipe(BaseModel):
     backend: Literal["auto", "unsloth", "plain"] = Field(
         default="auto", description="auto: Unsloth where there are CUDA and Unsloth, else plain"
     )
+    vllm: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+        default="auto", description="sample with vLLM; auto: where the backend, the model and this machine can"
+    )
+    vllm_memory_share: float = Field(default=0.5, gt=0, lt=1, description="of the GPU, for vLLM: weights and cache")
     load_in_4bit: bool = Field(default=False, description="NF4 weights through bitsandbytes, LoRA on top (QLoRA)")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_pixels: int = Field(default=256 * 28 * 28, gt=0, description="images are resized to at most this many pixels")

@@ -115,3 +115,13 @@ def test_a_function_is_found_in_a_module_and_in_a_file(tmp_path):
 def test_a_reference_to_nothing_says_what_is_missing(reference, message):
     with pytest.raises(RecipeError, match=message):
         resolve(reference)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("on", "on"), ("off", "off"), ("auto", "auto"), ("'off'", "off")])
+def test_vllm_is_switched_by_words_that_yaml_reads_as_truth_values(typed, meant):
+    assert load_recipe("tiny", [f"vllm={typed}"]).vllm == meant
+
+
+def test_another_word_for_vllm_is_refused():
+    with pytest.raises(RecipeError, match="vllm"):
+        load_recipe("tiny", ["vllm=1"])
