@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "grit_lite"
 # One line per layer. This list is the architecture; the tree in the README repeats it for people.
 LAYERS = [
     ["errors", "compat"],
-    ["boxes", "recipe"],
+    ["boxes", "recipe", "machine"],
     ["answer"],
     ["tiny"],
     ["triplets"],
@@ -40,6 +40,7 @@ LIGHT = [
     "compat",
     "boxes",
     "recipe",
+    "machine",
     "answer",
     "triplets",
     "scorers",

@@ -18,6 +18,7 @@ from grit_lite.boxes import Size
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES
+from grit_lite.machine import find_gpu, number_format
 from grit_lite.recipe import Recipe
 
 ensure_torchvision_ops()
@@ -50,7 +51,7 @@ class LoadedModel:
     def __init__(self, recipe: Recipe, adapter: Path | None = None, reason: str = "") -> None:
         self.recipe, self.reason = recipe, reason
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = _dtype(recipe.dtype, self.device)
+        self.dtype: torch.dtype = getattr(torch, number_format(recipe.dtype, find_gpu()))
         location = model_location(recipe.model)
         self.spec = find_spec(recipe, adapter)  # first: what cannot be used is refused before gigabytes are read
         self.family = FAMILIES[self.spec.family]
@@ -224,14 +225,6 @@ class _Pieces(TextStreamer):
     def take(self) -> list[str]:
         pieces, self.waiting = self.waiting, []
         return pieces
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _load_adapter(model: Any, adapter: Path) -> Any:

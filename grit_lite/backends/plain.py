@@ -25,8 +25,8 @@ class PlainBackend(LoadedModel):
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=self.dtype,
-                # the vision tower and the head are small and sensitive
-                llm_int8_skip_modules=["model.visual", "model.vision_tower", "lm_head"],
+                # the way of an image and the head are small and sensitive
+                llm_int8_skip_modules=["model.visual", "model.vision_tower", "model.multi_modal_projector", "lm_head"],
             )
         return AutoModelForImageTextToText.from_pretrained(
             location,
