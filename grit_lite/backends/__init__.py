@@ -261,8 +261,10 @@ def read_spec(folder: Path) -> ModelSpec | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if values["family"] not in FAMILIES:
+            raise ValueError(f"its family is none of {', '.join(FAMILIES)}")
         prompts = PromptTemplate(**values["prompt"])
-        return ModelSpec(FAMILIES[values["family"]].model_type, BoxSpace(values["box_space"]), prompts)
+        return ModelSpec(values["family"], BoxSpace(values["box_space"]), prompts)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{path} is not a usable model spec: {error!r}. Delete it to use the family's default."

@@ -38,7 +38,7 @@ def find_family(location: str, revision: str | None = None) -> Family:
     Raises:
         ModelError: as `read_configuration`, or grit-lite does not know the model's class.
     """
-    kind = read_configuration(location, revision).get("model_type")
+    kind = str(read_configuration(location, revision).get("model_type"))
     if kind in FAMILIES:
         return FAMILIES[kind]
     known = ", ".join(f"{family.name} ({family.example})" for family in FAMILIES.values())
@@ -67,17 +67,19 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def _ask_hub_once(name: str, revision: str | None) -> None:
-    """Fail at once where the hub says no or no network is there: a download would ask again for half a minute.
+    """Fail at once where the hub says no or cannot be reached: a download would ask again for half a minute.
 
-    A hub that is slow or in trouble is left to the download's patience.
+    A hub that is slow, breaks off or has trouble of its own is left to the download's patience.
     """
-    from httpx import TimeoutException
+    from httpx import ConnectError, TransportError
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         get_hf_file_metadata(hf_hub_url(name, CONFIG, revision=revision))
-    except TimeoutException:
+    except ConnectError:
+        raise
+    except TransportError:
         return
     except HfHubHTTPError as error:
         if error.response.is_client_error:
