@@ -6,6 +6,7 @@ is the very same step.
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -331,11 +332,18 @@ def _time_table(case: Mapping[str, Any]) -> Table:
             table.add_column(name, justify="right")
     for name, phases in LINES.items():
         cells = []
-        for seconds in ("seconds", "wall_seconds"):
-            stock, ours = (sum(case[seconds][side][phase] for phase in phases) for side in ("stock", "ours"))
+        for clock in ("", "wall_"):
+            stock, ours = (_median_of(case, clock, side, phases) for side in ("stock", "ours"))
             cells += [f"{stock:.2f}", f"{ours:.2f}", f"{stock / ours:.2f}" if ours else ""]
         table.add_row(name, *cells)
     return table
+
+
+def _median_of(case: Mapping[str, Any], clock: str, side: str, phases: Sequence[str]) -> float:
+    """Seconds of phases; of the whole step its own median, which is not the sum of theirs."""
+    if phases == PHASES:
+        return statistics.median(case[f"{clock}steps"][side])
+    return sum(case[f"{clock}seconds"][side][phase] for phase in phases)
 
 
 def _memory_table(case: Mapping[str, Any]) -> Table:
