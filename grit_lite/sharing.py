@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from grit_lite.packing import PACKED, Schedule
 from grit_lite.rollout import Sampling, sample
@@ -24,7 +25,8 @@ def share_prompts(base: type) -> type:
 
     Its constructor takes, beside the base's arguments, the `schedule` of its passes, and whether it samples with
     `rollout` (`share_rollout`) or leaves that to the base, which then runs a prompt once for each completion. It is for
-    one process, a model with an adapter and without dropout, and TRL's own loop of prompt and completion.
+    a model with an adapter and without dropout, and TRL's own loop of prompt and completion; in several processes, for
+    steps whose groups are not divided between them.
 
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
@@ -67,10 +69,11 @@ def share_prompts(base: type) -> type:
             checkpointing_off = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with checkpointing_off, self.accelerator.autocast():
                 owners = [own[0] for own in images]
-                return sample(self.vlm, self.prompts[self._mode], owners, self._sampling()), None
+                return sample(self.vlm, self.prompts[self._mode], owners, self._sampling(len(owners))), None
 
-        def _sampling(self) -> Sampling:
+        def _sampling(self, rows: int) -> Sampling:
             options = self.args.generation_kwargs or {}
+            before, all_rows = self.accelerator.process_index * rows, self.accelerator.num_processes * rows
             stop = options.get("stop_strings") or ()
             return Sampling(
                 self.max_completion_length,
@@ -81,6 +84,7 @@ def share_prompts(base: type) -> type:
                 suppressed=tuple(options.get("suppress_tokens") or ()),
                 stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
                 tokenizer=self._tokenizer,
+                elsewhere=(before, all_rows - before - rows),
             )
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -96,20 +100,39 @@ def share_prompts(base: type) -> type:
             with mock.patch.dict(_names_of(base._prepare_inputs), shuffle_sequence_dict=lambda batch: batch):
                 return super()._prepare_inputs(generation_batch)
 
+        def training_step(self, *args: Any, **options: Any) -> Tensor:
+            loss = super().training_step(*args, **options)
+            if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
+                self._average_gradients()
+            return loss
+
+        def _average_gradients(self) -> None:
+            """DistributedDataParallel does this for a forward pass of its own, and the shared pass calls the parts."""
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
+            mean = self.accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
+            for parameter, gradient in zip(trained, mean.split([one.numel() for one in trained]), strict=True):
+                parameter.grad = gradient.view_as(parameter)
+
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
             if self.beta == 0 and self.top_entropy_quantile == 1:
                 self.skipped_rows = inputs["advantages"] == 0  # whose loss and gradient are 0 whatever they hold
             try:
-                return self._compute_loss(model, inputs)
-            finally:
+                loss = self._compute_loss(model, inputs)
                 self._correct_entropy(inputs["completion_mask"])
+                return loss
+            finally:
                 self.skipped_rows = None
 
         def _correct_entropy(self, mask: Tensor) -> None:
             """TRL's mean counts rows that were skipped as certain; what is logged is that of the others."""
             logged = self._metrics[self._mode].get("entropy")
-            if logged and self.skipped_rows is not None and not self.skipped_rows.all():
-                logged[-1] *= float(mask.sum() / mask[~self.skipped_rows].sum().clamp(min=1))
+            if self.skipped_rows is None or not logged:
+                return
+            tokens = torch.stack([mask.sum(), mask[~self.skipped_rows].sum()])
+            every, scored = self.accelerator.reduce(tokens, reduction="sum").tolist()
+            if scored:
+                logged[-1] *= every / scored
 
         def _get_per_token_logps_and_entropies(
             self,
@@ -159,7 +182,7 @@ def _not_shareable(trainer: Any) -> list[str]:
     """The settings under which the shared computation would silently not be TRL's."""
     known = {"suppress_tokens", "stop_strings"}
     problems = {
-        "more than one process": trainer.accelerator.num_processes > 1,
+        "groups that are divided between processes": _divides_groups(trainer),
         "a reference model of its own (train an adapter)": trainer.ref_model is not None,
         "vLLM": trainer.use_vllm,
         "tools": trainer.tools,
@@ -175,6 +198,13 @@ def _not_shareable(trainer: Any) -> list[str]:
         "dropout": any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in trainer.vlm.language.modules()),
     }
     return [name for name, present in problems.items() if present]
+
+
+def _divides_groups(trainer: Any) -> bool:
+    args, group = trainer.args, trainer.num_generations
+    rows = args.per_device_train_batch_size * args.steps_per_generation
+    evaluated = trainer.eval_dataset is not None and args.per_device_eval_batch_size % trainer.num_generations_eval
+    return trainer.accelerator.num_processes > 1 and bool(rows % group or evaluated)
 
 
 def _names_of(method: Any) -> dict[str, Any]:

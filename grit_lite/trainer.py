@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import torch
 from datasets import Dataset
 
+from grit_lite import processes
 from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Backend, Request, verify_arguments
 from grit_lite.errors import Diverged
@@ -158,7 +159,7 @@ def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet
     schedule = fitting_schedule(
         model.config.get_text_config(),
         room=int(SHARE * free_bytes(model.device)),
-        rows=recipe.completions_per_pass or recipe.prompts_per_step * recipe.group_size,
+        rows=recipe.of_one(processes.count())[1],
         group=recipe.group_size,
         prompt=longest_prompt(backend, triplets),
         completion=recipe.max_completion_tokens,
@@ -200,8 +201,7 @@ def build_trainer(
         stop_requested: asked after each step; True ends training with a checkpoint.
     """
     config_type, base = backend.trainer_types()
-    total = recipe.prompts_per_step * recipe.group_size
-    per_pass = recipe.completions_per_pass or total
+    total, per_pass = recipe.of_one(processes.count())
     on_cuda = next(backend.model.parameters()).device.type == "cuda"
     # Every value that decides a result is passed, because the backends' libraries differ in their defaults.
     arguments = {
@@ -256,7 +256,7 @@ def build_trainer(
     sharing: dict[str, Any] = {}
     if recipe.prompt_sharing != "none" and shares_prompts(backend.model):
         base = share_prompts(base)
-        sharing["schedule"] = choose_schedule(backend, recipe, triplets, run)
+        sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
     trainer = _trainer_class(base)(
         model=backend.model,
@@ -310,23 +310,33 @@ def _trainer_class(base: type) -> type:
             self.add_callback(Guard(self))
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            set_seed(((self.recipe.seed << 20) + self.state.global_step) % 2**32)  # the generators' seeds have 32 bits
+            # A shared rollout draws for all processes in each; the library's own draws for its own rows only.
+            offset = 0 if getattr(self, "share_rollout", False) else processes.index()
+            seed = (self.recipe.seed << 20) + self.state.global_step + offset
+            set_seed(seed % 2**32)  # the generators' seeds have 32 bits
             self.step_started = time.perf_counter()
             output = super()._generate_and_score_completions(inputs)
             for row, advantage in zip(self.scorer.rows, output["advantages"].tolist(), strict=True):
                 row["advantage"] = advantage
+            self.scorer.rows = processes.gathered(self.scorer.rows)
             return output
 
         def _generate(self, prompts: Any) -> Any:
             started = time.perf_counter()
+            output = super()._generate(prompts)
+            self.rollout_seconds = time.perf_counter() - started
+            return output
+
+        def _generate_single_turn(self, *args: Any, **options: Any) -> Any:
+            output: Any = None
             try:
-                output = super()._generate(prompts)
+                output = super()._generate_single_turn(*args, **options)
             except (FloatingPointError, RuntimeError) as error:
                 # torch.multinomial has its own words for a NaN or an infinity
                 if not isinstance(error, FloatingPointError) and "probability tensor" not in str(error):
                     raise
+            if None in processes.gathered([output and True]):
                 self.report_divergence(self.state.global_step + 1, "the model gives no finite probabilities any more")
-            self.rollout_seconds = time.perf_counter() - started
             return output
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -357,17 +367,25 @@ def _trainer_class(base: type) -> type:
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
+            if not processes.is_first():
+                return
             staged = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             (staged / "training_args.bin").unlink()  # a pickle that nothing here reads; recipe.yaml says the same
             self.run.commit_checkpoint(staged, self.state.global_step)
 
+        def _save_rng_state(self, output_dir: str) -> None:
+            """Nothing reads it: every draw starts from (seed, step)."""
+
         def report_divergence(self, step: int, what: str) -> NoReturn:
+            """Every process has to come here."""
             path = self.run.folder / f"diverged-step-{step:06d}.json"
-            write_json(path, {"step": step, "samples": self.scorer.rows})
-            raise Diverged(
+            if processes.is_first():
+                write_json(path, {"step": step, "samples": self.scorer.rows})
+            error = Diverged(
                 f"Step {step}: {what}. The last batch of completions is in {path}. Start again with a lower "
                 "learning_rate or max_grad_norm, or with dtype=float32."
             )
+            raise processes.known_to_all(error)
 
     return GroundedReasoningTrainer
 
