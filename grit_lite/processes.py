@@ -44,7 +44,9 @@ def join() -> None:
     gpus, here = torch.cuda.device_count(), int(os.environ["LOCAL_WORLD_SIZE"])
     if 0 < gpus < here:
         raise ModelError(f"{here} processes were started on a machine with {gpus} GPUs. Use --num_processes {gpus}.")
-    PartialState(cpu=gpus == 0, timeout=PATIENCE)
+    if not gpus:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"  # else it is cpu:0, to which no checkpoint can be loaded
+    PartialState(cpu=not gpus, timeout=PATIENCE)
 
 
 def part() -> None:

@@ -291,7 +291,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a whole file: a reader sees the old text or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.new")
+    aside = path.with_name(f".{path.name}.{processes.index()}.new")
     aside.write_text(text, encoding="utf-8")
     _sync(aside)
     os.replace(aside, path)

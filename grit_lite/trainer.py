@@ -90,7 +90,7 @@ class CompletionScorer:
         texts = self.backend.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         step = trainer_state.global_step + 1
         columns = zip(texts, completion_ids, triplet, strict=True)
-        self.rows = [self._row(step, text, ids, index) for text, ids, index in columns]
+        self.rows = processes.together(lambda: [self._row(step, text, ids, index) for text, ids, index in columns])
         self.seconds = time.perf_counter() - started
         return [row["scores"]["total"] for row in self.rows]
 
