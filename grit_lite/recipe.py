@@ -108,6 +108,12 @@ class Recipe(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _server_takes_whole_weights(self) -> "Recipe":
+        if self.vllm_server and self.load_in_4bit:
+            raise ValueError("vllm_server takes the weights in whole, so it cannot be had with load_in_4bit: true")
+        return self
+
     def of_one(self, processes: int) -> tuple[int, int]:
         """(completions of a step, completions of a pass) that fall to each of several processes.
 

@@ -221,7 +221,7 @@ class Follower(Run):
 def open_together(open_run: Callable[[], Run]) -> Run:
     """The run that the first process opens, for every process of it."""
     own = processes.together(lambda: open_run() if processes.is_first() else None)
-    folder = processes.gathered([own and own.folder])[0]
+    folder: Any = processes.gathered([own and own.folder])[0]
     return processes.together(lambda: own or Follower(folder))
 
 

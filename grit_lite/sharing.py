@@ -5,6 +5,7 @@ in `prompts`, and what stands in TRL's batch in place of a row's images is the n
 rewards, the advantages and the optimizer stay TRL's.
 """
 
+import dataclasses
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -42,6 +43,7 @@ def share_prompts(base: type) -> type:
             self.schedule = schedule
             self.share_rollout = share_rollout
             self.prompts: dict[str, list[Prompt]] = {}  # of the last rollout in training, and in evaluation
+            self.images: list[Any] = []  # of each prompt of the last rollout, as they came
             self.skipped_rows: Tensor | None = None
             if problems := _not_shareable(self):
                 raise ValueError(f"prompts cannot be shared with {', '.join(problems)}")
@@ -54,8 +56,8 @@ def share_prompts(base: type) -> type:
             group = self.num_generations if self.model.training else self.num_generations_eval
             distinct = prompts[::group]  # TRL repeats each prompt in consecutive rows
             tokens, images, fields = super()._tokenize_prompts(distinct)
-            counts = [len(own or []) for own in images or [[]] * len(distinct)]
-            self.prompts[self._mode] = self.vlm.prompts(tokens, counts, fields)
+            self.images = images or [None] * len(distinct)
+            self.prompts[self._mode] = self.vlm.prompts(tokens, [len(own or []) for own in self.images], fields)
             numbers = [row // group for row in range(len(prompts))]
             return [tokens[number] for number in numbers], [[number] for number in numbers], {}
 
@@ -64,16 +66,22 @@ def share_prompts(base: type) -> type:
         ) -> tuple[list[list[int]], None]:
             if not self.share_rollout:
                 repeated = self.vlm.fields([self.prompts[self._mode][own[0]] for own in images])
-                return super()._generate_single_turn(prompt_ids, images, repeated, num_generations)
+                own_images = [self.images[own[0]] for own in images]
+                return super()._generate_single_turn(prompt_ids, own_images, repeated, num_generations)
             # Not `eval()`: on a CPU bitsandbytes would then repack its weights for good, into a form without gradients.
             checkpointing_off = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with checkpointing_off, self.accelerator.autocast():
                 owners = [own[0] for own in images]
-                return sample(self.vlm, self.prompts[self._mode], owners, self._sampling(len(owners))), None
+                sampling = dataclasses.replace(self._sampling(), elsewhere=self._elsewhere(len(owners)))
+                return sample(self.vlm, self.prompts[self._mode], owners, sampling), None
 
-        def _sampling(self, rows: int) -> Sampling:
+        def _elsewhere(self, rows: int) -> tuple[int, int]:
+            """How many rows the processes before this one and those after it sample."""
+            before = self.accelerator.process_index
+            return before * rows, (self.accelerator.num_processes - 1 - before) * rows
+
+        def _sampling(self) -> Sampling:
             options = self.args.generation_kwargs or {}
-            before, all_rows = self.accelerator.process_index * rows, self.accelerator.num_processes * rows
             stop = options.get("stop_strings") or ()
             return Sampling(
                 self.max_completion_length,
@@ -84,7 +92,6 @@ def share_prompts(base: type) -> type:
                 suppressed=tuple(options.get("suppress_tokens") or ()),
                 stop_strings=(stop,) if isinstance(stop, str) else tuple(stop),
                 tokenizer=self._tokenizer,
-                elsewhere=(before, all_rows - before - rows),
             )
 
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
@@ -184,7 +191,8 @@ def _not_shareable(trainer: Any) -> list[str]:
     problems = {
         "groups that are divided between processes": _divides_groups(trainer),
         "a reference model of its own (train an adapter)": trainer.ref_model is not None,
-        "vLLM": trainer.use_vllm,
+        "vLLM, other than a server's and without `share_rollout`": trainer.use_vllm
+        and (trainer.share_rollout or trainer.vllm_mode != "server"),
         "tools": trainer.tools,
         "environments": trainer.environment_factories is not None,
         "a rollout_func": trainer.rollout_func is not None,
@@ -192,8 +200,8 @@ def _not_shareable(trainer: Any) -> list[str]:
         "an auxiliary loss": trainer.aux_loss_enabled,
         "min_p": trainer.min_p,
         "a repetition penalty": trainer.repetition_penalty != 1,
-        "generation_kwargs other than suppress_tokens and stop_strings": {*(trainer.args.generation_kwargs or ())}
-        - known,
+        "generation_kwargs other than suppress_tokens and stop_strings": trainer.share_rollout
+        and {*(trainer.args.generation_kwargs or ())} - known,
         "images in the log": trainer.args.log_completions and trainer.log_multimodal,
         "dropout": any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in trainer.vlm.language.modules()),
     }

@@ -8,11 +8,13 @@ Every random draw of a step starts from (seed, step). A resumed run therefore ne
 as if it had never stopped, and the order of prompts is fixed for the whole run before it starts.
 """
 
+import contextlib
+import json
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +25,7 @@ from datasets import Dataset
 from grit_lite import processes
 from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Backend, Request, verify_arguments
-from grit_lite.errors import Diverged
+from grit_lite.errors import Diverged, ModelError
 from grit_lite.memory import SHARE, fitting_schedule, free_bytes
 from grit_lite.packing import Schedule
 from grit_lite.recipe import Recipe
@@ -184,6 +186,40 @@ def longest_prompt(backend: Backend, triplets: Sequence[Triplet]) -> int:
     return max(backend.prompt_tokens(Request(row.load_image(), text)) for row, text in texts)
 
 
+def sampling_arguments(backend: Backend, recipe: Recipe) -> dict[str, Any]:
+    """Who samples: this process, or a server whose weights TRL updates before each rollout."""
+    if recipe.vllm_server is None:
+        return {"use_vllm": False, "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()}}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "vllm_server_base_url": recipe.vllm_server,
+        "generation_kwargs": {"logit_bias": dict.fromkeys(map(str, backend.suppressed_tokens()), -100.0)},
+        # What the server's arithmetic and ours differ by is weighed in the loss, a completion at a time.
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_max": 3.0,
+        "vllm_importance_sampling_clip_min": None,
+    }
+
+
+@contextlib.contextmanager
+def server_explained(backend: Backend, recipe: Recipe) -> Iterator[None]:
+    """Says how to start the server that does not answer."""
+    try:
+        yield
+    except OSError as error:
+        if recipe.vllm_server is None:
+            raise
+        pixels = json.dumps(dict(backend.processor.image_processor.size))
+        raise ModelError(
+            f"The vLLM server {recipe.vllm_server} does not answer: {error}\nStart it first, on GPUs that this run "
+            f"does not use: VLLM_SERVER_DEV_MODE=1 vllm serve {recipe.model} --weight-transfer-config "
+            f'\'{{"backend": "nccl"}}\' --logprobs-mode processed_logprobs --max-logprobs -1 '
+            f"--mm-processor-kwargs '{{\"size\": {pixels}}}'"
+        ) from error
+
+
 def build_trainer(
     backend: Backend,
     recipe: Recipe,
@@ -218,7 +254,6 @@ def build_trainer(
         "top_k": recipe.top_k,
         "min_p": None,
         "repetition_penalty": 1.0,
-        "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
         "beta": recipe.beta,
         "epsilon": 0.2,
         "epsilon_high": None,
@@ -236,7 +271,7 @@ def build_trainer(
         "bf16": on_cuda and backend.model.dtype is torch.bfloat16,
         "fp16": on_cuda and backend.model.dtype is torch.float16,
         "use_cpu": not on_cuda,
-        "use_vllm": False,
+        **sampling_arguments(backend, recipe),
         "shuffle_dataset": False,  # `prompt_order` is the order
         "seed": recipe.seed,
         "data_seed": recipe.seed,
@@ -258,14 +293,15 @@ def build_trainer(
         base = share_prompts(base)
         sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
-    trainer = _trainer_class(base)(
-        model=backend.model,
-        args=config,
-        reward_funcs=[completion_scorer],
-        train_dataset=prompt_dataset(triplets, backend, recipe),
-        processing_class=backend.processor,
-        **sharing,
-    )
+    with server_explained(backend, recipe):
+        trainer = _trainer_class(base)(
+            model=backend.model,
+            args=config,
+            reward_funcs=[completion_scorer],
+            train_dataset=prompt_dataset(triplets, backend, recipe),
+            processing_class=backend.processor,
+            **sharing,
+        )
     verify_arguments(trainer, arguments)
     trainer.connect(run, recipe, completion_scorer, on_step, stop_requested)
     return trainer

@@ -9,15 +9,18 @@ import time
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl import GRPOConfig
 
 from grit_lite import processes
 from grit_lite.backends import import_libraries
+from grit_lite.backends.plain import PlainBackend
 from grit_lite.cli import main
 from grit_lite.errors import Elsewhere, ModelError, RecipeError
 from grit_lite.recipe import Recipe
 from grit_lite.run import METRICS, SAMPLES, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
+from grit_lite.trainer import sampling_arguments, server_explained
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "grit_lite"]
 REWARDS = """
@@ -56,6 +59,7 @@ def train_arguments(home, output, *, reward="by_letters"):
         "prompts_per_step": 4,
         "group_size": 4,
         "completions_per_pass": 8,
+        "max_grad_norm": 100,  # else clipping would hide a gradient of another length
         "max_completion_tokens": 8,
         "gradient_checkpointing": "true",
         "evaluate": "none",
@@ -209,9 +213,33 @@ def test_a_step_that_cannot_be_divided_is_refused():
         Recipe(prompts_per_step=6, group_size=4, completions_per_pass=8).of_one(2)
 
 
-def test_a_vllm_server_wants_a_gpu_here_and_an_address(monkeypatch):
-    recipe = Recipe(vllm_server="http://10.0.0.2:8000")
+SERVED = Recipe(vllm_server="http://10.0.0.2:8000")
+
+
+def test_a_vllm_server_wants_a_gpu_here_an_address_and_whole_weights():
     with pytest.raises(ModelError, match=r"names a vLLM server, but PyTorch finds no CUDA device here"):
-        import_libraries(recipe)
+        import_libraries(SERVED)
     with pytest.raises(ValueError, match="vllm_server"):
         Recipe(vllm_server="10.0.0.2:8000")
+    with pytest.raises(ValueError, match="cannot be had with load_in_4bit"):
+        Recipe(vllm_server=SERVED.vllm_server, load_in_4bit=True)
+
+
+def test_trl_knows_all_that_it_is_told_of_a_vllm_server(tmp_path):
+    backend = PlainBackend(SERVED)
+    assert not backend.shares_rollout
+    told = sampling_arguments(backend, SERVED)
+    held = vars(GRPOConfig(str(tmp_path), use_cpu=True, bf16=False, **told))
+    assert {name: held[name] for name in told} == told
+    assert (told["use_vllm"], told["vllm_mode"], told["vllm_server_base_url"]) == (True, "server", SERVED.vllm_server)
+
+
+def test_a_vllm_server_that_does_not_answer_is_named_with_the_command_that_starts_it():
+    command = (
+        r"does not answer: refused\n.*VLLM_SERVER_DEV_MODE=1 vllm serve tiny .*\{\"size\": \{\"longest_edge\": 12544"
+    )
+    with (
+        pytest.raises(ModelError, match=command),
+        server_explained(PlainBackend(SERVED), SERVED),
+    ):
+        raise ConnectionRefusedError("refused")
