@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grit_lite import __version__
+from grit_lite import __version__, processes
 from grit_lite.answer import plain
-from grit_lite.errors import DataError, GritLiteError, UsageError
+from grit_lite.errors import DataError, Elsewhere, GritLiteError, UsageError
 from grit_lite.recipe import Recipe, load_recipe, recipe_files
 
 app = typer.Typer(
@@ -78,23 +78,33 @@ def train(
 
     Example: [bold]grit-lite train --triplets 20[/bold]
     """
-    from grit_lite.run import Run, new_folder
+    from grit_lite.run import Run, new_folder, open_together
 
-    if resume:
-        run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
-        _check_names(run.recipe)
-    else:
+    def choose() -> Recipe:
         name = recipe or _default_recipe()
-        chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
-        if dry_run:
-            return _print_recipe(chosen.model_dump(mode="json"), as_json)
+        return load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
+
+    def open_run() -> Run:
+        if resume:
+            run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
+            _check_names(run.recipe)
+            return run
+        chosen = choose()
         _check_names(chosen)
-        run = Run.create(output or new_folder(chosen), chosen)
+        return Run.create(output or new_folder(chosen), chosen)
+
+    if dry_run and not resume:
+        return _print_recipe(choose().model_dump(mode="json"), as_json)
+    processes.join()
+    run = open_together(open_run)
 
     from grit_lite.training import train as carry_out
 
-    err.print(Text(f"Run folder: {run.folder}"))
+    if processes.is_first():
+        err.print(Text(f"Run folder: {run.folder}"))
     result = carry_out(run, as_json=as_json)
+    if result is None:
+        return None
     if as_json:
         print(json.dumps({"event": "done", **result}, ensure_ascii=False))
     else:
@@ -108,6 +118,7 @@ def _check_names(recipe: Recipe) -> None:
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
 
+    recipe.of_one(processes.count())
     build_scorer(recipe.rewards)
     find_spec(recipe)
     number_format(recipe.dtype, find_gpu())
@@ -295,6 +306,8 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         app(arguments, prog_name="grit-lite")
+    except Elsewhere as error:
+        sys.exit(error.exit_code)
     except GritLiteError as error:
         if debug:
             raise
@@ -309,4 +322,5 @@ def main() -> None:
 
 def _print_error(message: str) -> None:
     """A message may quote a file's name or a model's text, so it is made safe for the terminal."""
-    err.print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)
+    where = "" if processes.is_first() else f"process {processes.index()}: "
+    err.print(Text.assemble((f"error: {where}", "bold red"), plain(message)), soft_wrap=True)

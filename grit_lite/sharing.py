@@ -5,6 +5,7 @@ in `prompts`, and what stands in TRL's batch in place of a row's images is the n
 rewards, the advantages and the optimizer stay TRL's.
 """
 
+import dataclasses
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parameters_to_vector
 
 from grit_lite.packing import PACKED, Schedule
 from grit_lite.rollout import Sampling, sample
@@ -24,7 +26,8 @@ def share_prompts(base: type) -> type:
 
     Its constructor takes, beside the base's arguments, the `schedule` of its passes, and whether it samples with
     `rollout` (`share_rollout`) or leaves that to the base, which then runs a prompt once for each completion. It is for
-    one process, a model with an adapter and without dropout, and TRL's own loop of prompt and completion.
+    a model with an adapter and without dropout, and TRL's own loop of prompt and completion; in several processes, for
+    steps whose groups are not divided between them.
 
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
@@ -40,6 +43,7 @@ def share_prompts(base: type) -> type:
             self.schedule = schedule
             self.share_rollout = share_rollout
             self.prompts: dict[str, list[Prompt]] = {}  # of the last rollout in training, and in evaluation
+            self.images: list[Any] = []  # of each prompt of the last rollout, as they came
             self.skipped_rows: Tensor | None = None
             if problems := _not_shareable(self):
                 raise ValueError(f"prompts cannot be shared with {', '.join(problems)}")
@@ -52,8 +56,8 @@ def share_prompts(base: type) -> type:
             group = self.num_generations if self.model.training else self.num_generations_eval
             distinct = prompts[::group]  # TRL repeats each prompt in consecutive rows
             tokens, images, fields = super()._tokenize_prompts(distinct)
-            counts = [len(own or []) for own in images or [[]] * len(distinct)]
-            self.prompts[self._mode] = self.vlm.prompts(tokens, counts, fields)
+            self.images = images or [None] * len(distinct)
+            self.prompts[self._mode] = self.vlm.prompts(tokens, [len(own or []) for own in self.images], fields)
             numbers = [row // group for row in range(len(prompts))]
             return [tokens[number] for number in numbers], [[number] for number in numbers], {}
 
@@ -62,12 +66,19 @@ def share_prompts(base: type) -> type:
         ) -> tuple[list[list[int]], None]:
             if not self.share_rollout:
                 repeated = self.vlm.fields([self.prompts[self._mode][own[0]] for own in images])
-                return super()._generate_single_turn(prompt_ids, images, repeated, num_generations)
+                own_images = [self.images[own[0]] for own in images]
+                return super()._generate_single_turn(prompt_ids, own_images, repeated, num_generations)
             # Not `eval()`: on a CPU bitsandbytes would then repack its weights for good, into a form without gradients.
             checkpointing_off = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with checkpointing_off, self.accelerator.autocast():
                 owners = [own[0] for own in images]
-                return sample(self.vlm, self.prompts[self._mode], owners, self._sampling()), None
+                sampling = dataclasses.replace(self._sampling(), elsewhere=self._elsewhere(len(owners)))
+                return sample(self.vlm, self.prompts[self._mode], owners, sampling), None
+
+        def _elsewhere(self, rows: int) -> tuple[int, int]:
+            """How many rows the processes before this one and those after it sample."""
+            before = self.accelerator.process_index
+            return before * rows, (self.accelerator.num_processes - 1 - before) * rows
 
         def _sampling(self) -> Sampling:
             options = self.args.generation_kwargs or {}
@@ -96,20 +107,39 @@ def share_prompts(base: type) -> type:
             with mock.patch.dict(_names_of(base._prepare_inputs), shuffle_sequence_dict=lambda batch: batch):
                 return super()._prepare_inputs(generation_batch)
 
+        def training_step(self, *args: Any, **options: Any) -> Tensor:
+            loss = super().training_step(*args, **options)
+            if self.accelerator.num_processes > 1 and self.accelerator.sync_gradients:
+                self._average_gradients()
+            return loss
+
+        def _average_gradients(self) -> None:
+            """DistributedDataParallel does this for a forward pass of its own, and the shared pass calls the parts."""
+            trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
+            mean = self.accelerator.reduce(parameters_to_vector(gradients), reduction="mean")
+            for parameter, gradient in zip(trained, mean.split([one.numel() for one in trained]), strict=True):
+                parameter.grad = gradient.view_as(parameter)
+
         def compute_loss(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
             if self.beta == 0 and self.top_entropy_quantile == 1:
                 self.skipped_rows = inputs["advantages"] == 0  # whose loss and gradient are 0 whatever they hold
             try:
-                return self._compute_loss(model, inputs)
-            finally:
+                loss = self._compute_loss(model, inputs)
                 self._correct_entropy(inputs["completion_mask"])
+                return loss
+            finally:
                 self.skipped_rows = None
 
         def _correct_entropy(self, mask: Tensor) -> None:
             """TRL's mean counts rows that were skipped as certain; what is logged is that of the others."""
             logged = self._metrics[self._mode].get("entropy")
-            if logged and self.skipped_rows is not None and not self.skipped_rows.all():
-                logged[-1] *= float(mask.sum() / mask[~self.skipped_rows].sum().clamp(min=1))
+            if self.skipped_rows is None or not logged:
+                return
+            tokens = torch.stack([mask.sum(), mask[~self.skipped_rows].sum()])
+            every, scored = self.accelerator.reduce(tokens, reduction="sum").tolist()
+            if scored:
+                logged[-1] *= every / scored
 
         def _get_per_token_logps_and_entropies(
             self,
@@ -159,9 +189,10 @@ def _not_shareable(trainer: Any) -> list[str]:
     """The settings under which the shared computation would silently not be TRL's."""
     known = {"suppress_tokens", "stop_strings"}
     problems = {
-        "more than one process": trainer.accelerator.num_processes > 1,
+        "groups that are divided between processes": _divides_groups(trainer),
         "a reference model of its own (train an adapter)": trainer.ref_model is not None,
-        "vLLM": trainer.use_vllm,
+        "vLLM, other than a server's and without `share_rollout`": trainer.use_vllm
+        and (trainer.share_rollout or trainer.vllm_mode != "server"),
         "tools": trainer.tools,
         "environments": trainer.environment_factories is not None,
         "a rollout_func": trainer.rollout_func is not None,
@@ -169,12 +200,19 @@ def _not_shareable(trainer: Any) -> list[str]:
         "an auxiliary loss": trainer.aux_loss_enabled,
         "min_p": trainer.min_p,
         "a repetition penalty": trainer.repetition_penalty != 1,
-        "generation_kwargs other than suppress_tokens and stop_strings": {*(trainer.args.generation_kwargs or ())}
-        - known,
+        "generation_kwargs other than suppress_tokens and stop_strings": trainer.share_rollout
+        and {*(trainer.args.generation_kwargs or ())} - known,
         "images in the log": trainer.args.log_completions and trainer.log_multimodal,
         "dropout": any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in trainer.vlm.language.modules()),
     }
     return [name for name, present in problems.items() if present]
+
+
+def _divides_groups(trainer: Any) -> bool:
+    args, group = trainer.args, trainer.num_generations
+    rows = args.per_device_train_batch_size * args.steps_per_generation
+    evaluated = trainer.eval_dataset is not None and args.per_device_eval_batch_size % trainer.num_generations_eval
+    return trainer.accelerator.num_processes > 1 and bool(rows % group or evaluated)
 
 
 def _names_of(method: Any) -> dict[str, Any]:

@@ -8,11 +8,13 @@ Every random draw of a step starts from (seed, step). A resumed run therefore ne
 as if it had never stopped, and the order of prompts is fixed for the whole run before it starts.
 """
 
+import contextlib
+import json
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,9 +22,10 @@ from typing import Any, NoReturn
 import torch
 from datasets import Dataset
 
+from grit_lite import processes
 from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Backend, Request, verify_arguments
-from grit_lite.errors import Diverged
+from grit_lite.errors import Diverged, ModelError
 from grit_lite.memory import SHARE, fitting_schedule, free_bytes
 from grit_lite.packing import Schedule
 from grit_lite.recipe import Recipe
@@ -89,7 +92,7 @@ class CompletionScorer:
         texts = self.backend.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         step = trainer_state.global_step + 1
         columns = zip(texts, completion_ids, triplet, strict=True)
-        self.rows = [self._row(step, text, ids, index) for text, ids, index in columns]
+        self.rows = processes.together(lambda: [self._row(step, text, ids, index) for text, ids, index in columns])
         self.seconds = time.perf_counter() - started
         return [row["scores"]["total"] for row in self.rows]
 
@@ -158,7 +161,7 @@ def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet
     schedule = fitting_schedule(
         model.config.get_text_config(),
         room=int(SHARE * free_bytes(model.device)),
-        rows=recipe.completions_per_pass or recipe.prompts_per_step * recipe.group_size,
+        rows=recipe.of_one(processes.count())[1],
         group=recipe.group_size,
         prompt=longest_prompt(backend, triplets),
         completion=recipe.max_completion_tokens,
@@ -183,6 +186,40 @@ def longest_prompt(backend: Backend, triplets: Sequence[Triplet]) -> int:
     return max(backend.prompt_tokens(Request(row.load_image(), text)) for row, text in texts)
 
 
+def sampling_arguments(backend: Backend, recipe: Recipe) -> dict[str, Any]:
+    """Who samples: this process, or a server whose weights TRL updates before each rollout."""
+    if recipe.vllm_server is None:
+        return {"use_vllm": False, "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()}}
+    return {
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "vllm_server_base_url": recipe.vllm_server,
+        "generation_kwargs": {"logit_bias": dict.fromkeys(map(str, backend.suppressed_tokens()), -100.0)},
+        # What the server's arithmetic and ours differ by is weighed in the loss, a completion at a time.
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_max": 3.0,
+        "vllm_importance_sampling_clip_min": None,
+    }
+
+
+@contextlib.contextmanager
+def server_explained(backend: Backend, recipe: Recipe) -> Iterator[None]:
+    """Says how to start the server that does not answer."""
+    try:
+        yield
+    except OSError as error:
+        if recipe.vllm_server is None:
+            raise
+        pixels = json.dumps(dict(backend.processor.image_processor.size))
+        raise ModelError(
+            f"The vLLM server {recipe.vllm_server} does not answer: {error}\nStart it first, on GPUs that this run "
+            f"does not use: VLLM_SERVER_DEV_MODE=1 vllm serve {recipe.model} --weight-transfer-config "
+            f'\'{{"backend": "nccl"}}\' --logprobs-mode processed_logprobs --max-logprobs -1 '
+            f"--mm-processor-kwargs '{{\"size\": {pixels}}}'"
+        ) from error
+
+
 def build_trainer(
     backend: Backend,
     recipe: Recipe,
@@ -200,8 +237,7 @@ def build_trainer(
         stop_requested: asked after each step; True ends training with a checkpoint.
     """
     config_type, base = backend.trainer_types()
-    total = recipe.prompts_per_step * recipe.group_size
-    per_pass = recipe.completions_per_pass or total
+    total, per_pass = recipe.of_one(processes.count())
     on_cuda = next(backend.model.parameters()).device.type == "cuda"
     # Every value that decides a result is passed, because the backends' libraries differ in their defaults.
     arguments = {
@@ -218,7 +254,6 @@ def build_trainer(
         "top_k": recipe.top_k,
         "min_p": None,
         "repetition_penalty": 1.0,
-        "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
         "beta": recipe.beta,
         "epsilon": 0.2,
         "epsilon_high": None,
@@ -236,7 +271,7 @@ def build_trainer(
         "bf16": on_cuda and backend.model.dtype is torch.bfloat16,
         "fp16": on_cuda and backend.model.dtype is torch.float16,
         "use_cpu": not on_cuda,
-        "use_vllm": False,
+        **sampling_arguments(backend, recipe),
         "shuffle_dataset": False,  # `prompt_order` is the order
         "seed": recipe.seed,
         "data_seed": recipe.seed,
@@ -256,16 +291,17 @@ def build_trainer(
     sharing: dict[str, Any] = {}
     if recipe.prompt_sharing != "none" and shares_prompts(backend.model):
         base = share_prompts(base)
-        sharing["schedule"] = choose_schedule(backend, recipe, triplets, run)
+        sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
-    trainer = _trainer_class(base)(
-        model=backend.model,
-        args=config,
-        reward_funcs=[completion_scorer],
-        train_dataset=prompt_dataset(triplets, backend, recipe),
-        processing_class=backend.processor,
-        **sharing,
-    )
+    with server_explained(backend, recipe):
+        trainer = _trainer_class(base)(
+            model=backend.model,
+            args=config,
+            reward_funcs=[completion_scorer],
+            train_dataset=prompt_dataset(triplets, backend, recipe),
+            processing_class=backend.processor,
+            **sharing,
+        )
     verify_arguments(trainer, arguments)
     trainer.connect(run, recipe, completion_scorer, on_step, stop_requested)
     return trainer
@@ -310,23 +346,33 @@ def _trainer_class(base: type) -> type:
             self.add_callback(Guard(self))
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            set_seed(((self.recipe.seed << 20) + self.state.global_step) % 2**32)  # the generators' seeds have 32 bits
+            # A shared rollout draws for all processes in each; the library's own draws for its own rows only.
+            offset = 0 if getattr(self, "share_rollout", False) else processes.index()
+            seed = (self.recipe.seed << 20) + self.state.global_step + offset
+            set_seed(seed % 2**32)  # the generators' seeds have 32 bits
             self.step_started = time.perf_counter()
             output = super()._generate_and_score_completions(inputs)
             for row, advantage in zip(self.scorer.rows, output["advantages"].tolist(), strict=True):
                 row["advantage"] = advantage
+            self.scorer.rows = processes.gathered(self.scorer.rows)
             return output
 
         def _generate(self, prompts: Any) -> Any:
             started = time.perf_counter()
+            output = super()._generate(prompts)
+            self.rollout_seconds = time.perf_counter() - started
+            return output
+
+        def _generate_single_turn(self, *args: Any, **options: Any) -> Any:
+            output: Any = None
             try:
-                output = super()._generate(prompts)
+                output = super()._generate_single_turn(*args, **options)
             except (FloatingPointError, RuntimeError) as error:
                 # torch.multinomial has its own words for a NaN or an infinity
                 if not isinstance(error, FloatingPointError) and "probability tensor" not in str(error):
                     raise
+            if None in processes.gathered([output and True]):
                 self.report_divergence(self.state.global_step + 1, "the model gives no finite probabilities any more")
-            self.rollout_seconds = time.perf_counter() - started
             return output
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -357,17 +403,25 @@ def _trainer_class(base: type) -> type:
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
+            if not processes.is_first():
+                return
             staged = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             (staged / "training_args.bin").unlink()  # a pickle that nothing here reads; recipe.yaml says the same
             self.run.commit_checkpoint(staged, self.state.global_step)
 
+        def _save_rng_state(self, output_dir: str) -> None:
+            """Nothing reads it: every draw starts from (seed, step)."""
+
         def report_divergence(self, step: int, what: str) -> NoReturn:
+            """Every process has to come here."""
             path = self.run.folder / f"diverged-step-{step:06d}.json"
-            write_json(path, {"step": step, "samples": self.scorer.rows})
-            raise Diverged(
+            if processes.is_first():
+                write_json(path, {"step": step, "samples": self.scorer.rows})
+            error = Diverged(
                 f"Step {step}: {what}. The last batch of completions is in {path}. Start again with a lower "
                 "learning_rate or max_grad_norm, or with dtype=float32."
             )
+            raise processes.known_to_all(error)
 
     return GroundedReasoningTrainer
 

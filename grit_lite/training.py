@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from grit_lite import __version__
+from grit_lite import __version__, processes
 from grit_lite.backends import Backend, open_backend
-from grit_lite.errors import GritLiteError, OutOfMemory, Stopped, UsageError
+from grit_lite.errors import Elsewhere, GritLiteError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
@@ -22,11 +22,12 @@ from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
 
 
-def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
+def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
     """Carry out the recipe of a new or interrupted run.
 
     Returns:
-        What `grit-lite train --json` prints last: the folder, the last step's metrics, and the evaluation.
+        What `grit-lite train --json` prints last: the folder, the last step's metrics, and the evaluation. None in all
+        processes but the first.
 
     Raises:
         GritLiteError: with the exit code of its kind; `run.json` says how the run ended in every case.
@@ -39,7 +40,7 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
     except KeyboardInterrupt:
         error = stopped(run, stop.signal_number or signal.SIGINT)
         run.finish("stopped", error=str(error))
-        raise error from None
+        raise processes.known_to_all(error) from None
     except torch.OutOfMemoryError as error:
         run.finish("failed", error=str(error))
         raise OutOfMemory(
@@ -47,26 +48,32 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
             f"{recipe.prompts_per_step * recipe.group_size}, or lower max_completion_tokens or max_pixels, "
             f"and go on with --resume."
         ) from error
+    except Elsewhere:
+        raise
     except GritLiteError as error:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
     except Exception as error:  # a bug of ours or of a library: the folder says so, and the command line reports it
+        if processes.count() > 1 and run.facts().get("status") == "failed":
+            raise Elsewhere(1) from error  # the connection to a process that has failed, and has said so
         run.finish("failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         run.close()
 
 
-def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any]:
+def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
-    triplets = prepare_data(run)
-    backend = open_backend(recipe)
-    backend.attach_lora(recipe)
-    run.update(status="running", versions={"grit-lite": __version__}, model=backend.describe())
+    run.update(status="running", processes=processes.count())
+    triplets, backend = processes.together(lambda: (prepare_data(run), prepare_model(recipe)))
+    run.update(versions={"grit-lite": __version__}, model=backend.describe())
     with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
         optimise(run, backend, triplets, screen, stop)
     if stop.signal_number is not None:
-        raise stopped(run, stop.signal_number)
+        raise processes.known_to_all(stopped(run, stop.signal_number))
+    processes.part()
+    if not processes.is_first():
+        return None
     save_adapter(run, backend)
     result = None
     if recipe.evaluate != "none":
@@ -84,10 +91,18 @@ def prepare_data(run: Run) -> list[Triplet]:
     chosen = sample(good, recipe.triplets, recipe.seed)
     run.check_data(loaded.sha256)
     run.update(data=describe_data(recipe, loaded, chosen))
-    (run.folder / "images").mkdir(exist_ok=True)
-    for triplet in chosen:
-        save_thumbnail(triplet, run.folder / "images" / f"{triplet.id}.png")
+    if processes.is_first():
+        (run.folder / "images").mkdir(exist_ok=True)
+        for triplet in chosen:
+            save_thumbnail(triplet, run.folder / "images" / f"{triplet.id}.png")
     return chosen
+
+
+def prepare_model(recipe: Recipe) -> Backend:
+    """The model of the recipe, with an adapter to train."""
+    backend = open_backend(recipe)
+    backend.attach_lora(recipe)
+    return backend
 
 
 def describe_data(recipe: Recipe, loaded: Loaded, chosen: Sequence[Triplet]) -> dict[str, Any]:
@@ -131,7 +146,7 @@ def optimise(run: Run, backend: Backend, triplets: Sequence[Triplet], screen: Sc
         run,
         scorer,
         on_step=on_step,
-        stop_requested=lambda: stop.signal_number is not None,
+        stop_requested=stop.is_asked,
     )
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
@@ -238,6 +253,12 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def is_asked(self) -> bool:
+        """Whether any process of the run has received a signal; all of them know of it from then on."""
+        if number := max(processes.gathered([self.signal_number or 0])):
+            self.signal_number = number
+        return bool(number)
 
     def interrupt_if_asked(self) -> None:
         """What has no steps to finish stops here."""

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "grit_lite"
 # One line per layer. This list is the architecture; the tree in the README repeats it for people.
 LAYERS = [
     ["errors", "compat"],
+    ["processes"],
     ["boxes", "recipe", "machine"],
     ["answer"],
     ["tiny"],
@@ -32,12 +33,14 @@ LAYERS = [
     ["chat"],
     ["training"],
     ["cli"],
+    ["__main__"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
 HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
 LIGHT = [
     "errors",
     "compat",
+    "processes",
     "boxes",
     "recipe",
     "machine",

@@ -455,3 +455,22 @@ def test_the_base_may_keep_its_own_rollout_and_the_step_is_the_same(folder):
     ours, stock = Trained(folder, OwnRollout, beta=0.04), Trained(folder, GRPOTrainer, beta=0.04)
     assert ours.tokens == stock.tokens
     assert float((ours.change - stock.change).norm() / stock.change.norm()) < STEP
+
+
+def test_a_rollout_of_the_base_is_given_the_images_as_they_came(deepstack):
+    """Another process that samples, such as a vLLM server, needs them."""
+    seen = []
+
+    class Noting(GRPOTrainer):
+        def _generate_single_turn(self, prompt_ids, images, *rest, **options):
+            seen.append([[image.tobytes() for image in own] for own in images])
+            return super()._generate_single_turn(prompt_ids, images, *rest, **options)
+
+    class OwnRollout(share_prompts(Noting)):
+        def __init__(self, **options):
+            super().__init__(share_rollout=False, **options)
+
+    Trained(deepstack, OwnRollout), Trained(deepstack, Noting)
+    ours, stock = seen
+    assert len(stock) == 8
+    assert ours == stock

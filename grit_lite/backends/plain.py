@@ -18,6 +18,7 @@ class PlainBackend(LoadedModel):
     shares_rollout = True
 
     def _load_model(self, location: str) -> Any:
+        self.shares_rollout = self.recipe.vllm_server is None  # else the server samples
         quantization = None
         if self.recipe.load_in_4bit:
             quantization = BitsAndBytesConfig(
