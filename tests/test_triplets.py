@@ -17,7 +17,7 @@ from PIL import Image
 
 from grit_lite import tiny
 from grit_lite.boxes import Box
-from grit_lite.errors import DataError, UsageError
+from grit_lite.errors import DataError, NotFetched, UsageError
 from grit_lite.tiny.questions import SceneQuestion
 from grit_lite.triplets import COUNTING, Triplet, accept, from_scene_question, load, open_image, sample
 from grit_lite.triplets.images import decode, inspect
@@ -831,7 +831,7 @@ def test_an_image_that_is_only_a_path_on_the_hub_is_not_looked_for_here(tmp_path
     features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
     published = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, split: {("nobody/shapes", "test"): published}[name, split]
+        datasets, "load_dataset", lambda name, _, split: {("nobody/shapes", "test"): published}[name, split]
     )
     loaded = load("hf:nobody/shapes:test")
     assert loaded.bad_rows[0].reason == "image 'a.png' is only a path; download the dataset and give its folder"
@@ -846,7 +846,8 @@ def test_a_column_that_a_dataset_does_not_have_is_named(tmp_path, datasets):
 
 
 def test_a_dataset_that_is_not_here_and_cannot_be_fetched_is_one_clear_message(datasets):
-    with pytest.raises(DataError, match="'nobody/nothing' is not on this machine, and the hub cannot be reached"):
+    message = r"'nobody/nothing' is not on this machine, and the hub cannot be reached.*data check hf:nobody/nothing"
+    with pytest.raises(NotFetched, match=message):
         load("hf:nobody/nothing:test")
 
 
