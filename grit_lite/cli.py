@@ -109,10 +109,12 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse a model, a reward or a backend that cannot be had before there is a run folder."""
+    """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import import_libraries, model_location
     from grit_lite.rewards import build_scorer
+    from grit_lite.triplets import require_fetched
 
+    require_fetched(recipe.data)
     model_location(recipe.model)
     build_scorer(recipe.rewards)
     import_libraries(recipe)

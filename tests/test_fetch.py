@@ -797,6 +797,20 @@ def test_a_hub_that_does_not_open_the_data_says_how_to_log_in(world, status, cod
     assert "\n" not in str(raised.value)
 
 
+def test_any_other_dataset_that_the_hub_does_not_open_is_the_same_message_and_exit_code(site, tmp_path):
+    site.files["/datasets/nobody/gated/resolve/main/README.md"] = lambda handler: handler.reply(
+        403, b"no", "text/plain", X_Error_Code="GatedRepo"
+    )
+    hub = {"HF_ENDPOINT": site.origin, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    command = [sys.executable, "-c", "from grit_lite.cli import main; main()", "data", "check", "hf:nobody/gated:test"]
+    done = subprocess.run(command, env=os.environ | hub, capture_output=True, text=True)
+    assert done.returncode == 4, done.stderr
+    message = done.stderr.splitlines()[-1]
+    assert "The hub has no dataset 'nobody/gated', or does not open it to you" in message
+    assert "hf auth login, or a valid token in HF_TOKEN" in message
+    assert "Traceback" not in done.stderr
+
+
 def test_a_file_that_left_the_hub_is_a_matter_of_the_data(world):
     for path in [path for path in world.files if path.startswith(HUB)]:
         world.files[path] = lambda handler: handler.reply(404, b"no", X_Error_Code="EntryNotFound")
@@ -894,3 +908,13 @@ def test_the_command_can_be_stopped(cli, world, folder, monkeypatch):
     assert code == 130
     assert "What has arrived is kept; the same command goes on" in err
     assert [file for file in files_in(folder) if file in TRAIN] == TRAIN[:1]
+
+
+def test_training_on_what_was_not_fetched_stops_before_there_is_a_run_folder(world, tmp_path, monkeypatch, capsys):
+    arguments = ["train", "--recipe", "tiny", "--set", "data=grit", "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["grit-lite", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 4
+    assert "grit-lite data fetch grit --split train" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -17,7 +17,7 @@ from typing import Literal
 from grit_lite import tiny
 from grit_lite.errors import DataError, UsageError
 from grit_lite.triplets.checking import Candidate, assemble, candidate
-from grit_lite.triplets.grit import is_grit, read_grit
+from grit_lite.triplets.grit import is_grit, read_grit, require_fetched
 from grit_lite.triplets.hub import is_saved_dataset, read_hub
 from grit_lite.triplets.images import MAX_IMAGE_PIXELS, open_image
 from grit_lite.triplets.rows import FIELDS, BadRow, RawRow, read_jsonl
@@ -34,6 +34,7 @@ __all__ = [
     "from_scene_question",
     "load",
     "open_image",
+    "require_fetched",
     "sample",
 ]
 

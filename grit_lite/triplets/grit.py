@@ -69,27 +69,40 @@ def is_grit(source: str) -> bool:
     return source.partition(":")[0] == "grit"
 
 
-def read_grit(source: str) -> Iterator[RawRow | BadRow]:
-    """The rows of "grit", "grit:train" or "grit:val", as they were fetched; training rows without their boxes.
+def require_fetched(source: str) -> None:
+    """Refuses GRIT's data where it is not here; says nothing of other sources.
 
     Raises:
         DataError: there is no such split.
-        NotFetched: its files are not here, or not as they were fetched.
+        NotFetched: its rows are not here, or not as they were fetched.
     """
-    split = source.partition(":")[2] or "train"
+    if not is_grit(source):
+        return
+    split = _split(source)
     if split not in SPLITS:
-        raise DataError(
-            f"GRIT's released data has no split {split!r}; give {' or '.join(f'grit:{s}' for s in SPLITS)}."
-        )
+        raise DataError(f"GRIT's released data has no split {split!r}; give grit:train or grit:val.")
     manifest = Manifest(grit_folder())
     if not all(manifest.holds(file) for file in SPLITS[split]):
         raise NotFetched(
             f"GRIT's released triplets (data: {source}) are not on this machine, that is in {manifest.folder}. "
             f"Fetch them once, with a network: grit-lite data fetch grit --split {split}"
         )
+
+
+def read_grit(source: str) -> Iterator[RawRow | BadRow]:
+    """The rows of "grit", "grit:train" or "grit:val", as they were fetched; training rows without their boxes.
+
+    Raises as `require_fetched`.
+    """
+    require_fetched(source)
+    split, manifest = _split(source), Manifest(grit_folder())
     for file in SPLITS[split]:
         for raw in read_jsonl(manifest.folder / file, {}):
             yield _prepared(raw, file, split, manifest) if isinstance(raw, RawRow) else raw
+
+
+def _split(source: str) -> str:
+    return source.partition(":")[2] or "train"
 
 
 def _prepared(raw: RawRow, file: str, split: str, manifest: Manifest) -> RawRow | BadRow:
