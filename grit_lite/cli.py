@@ -17,7 +17,7 @@ from rich.text import Text
 
 from grit_lite import __version__, processes
 from grit_lite.answer import plain
-from grit_lite.errors import DataError, Elsewhere, GritLiteError, UsageError
+from grit_lite.errors import DataError, Elsewhere, GritLiteError, Stopped, UsageError
 from grit_lite.recipe import Recipe, load_recipe, recipe_files
 
 app = typer.Typer(
@@ -36,6 +36,12 @@ app.add_typer(data_app, name="data")
 class BadRows(StrEnum):
     refuse = "refuse"
     skip = "skip"
+
+
+class Split(StrEnum):
+    train = "train"
+    val = "val"
+    all = "all"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read, and nothing else.")]
@@ -113,12 +119,14 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse a model, a reward or a backend that cannot be had before there is a run folder."""
+    """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import find_spec, import_libraries
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
+    from grit_lite.triplets import require_fetched
 
     recipe.of_one(processes.count())
+    require_fetched(recipe.data)
     build_scorer(recipe.rewards)
     find_spec(recipe)
     number_format(recipe.dtype, find_gpu())
@@ -266,7 +274,7 @@ def recipes(as_json: Json = False) -> None:
 
 @data_app.command()
 def check(
-    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', or 'hf:NAME'.")],
+    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', 'grit', or 'hf:NAME'.")],
     column: Annotated[
         list[str] | None, typer.Option(help="field=name, where the data calls a field by another.")
     ] = None,
@@ -292,6 +300,58 @@ def check(
         raise DataError(f"{path}: {len(rows)} of {len(rows) + len(loaded.triplets)} rows are bad.")
     if not as_json:
         out.print(Text(f"{path}: {len(loaded.triplets)} triplets, all good."))
+
+
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="'grit', the triplets that GRIT released.")],
+    split: Annotated[Split, typer.Option(help="train: 20 triplets; val: VSR, TallyQA and GQA.")] = Split.train,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch GRIT's released triplets, with the images of their rows and no others.
+
+    They go to grit-lite/data in $XDG_CACHE_HOME or ~/.cache, or to the folder that $GRIT_LITE_DATA names. Sizes are
+    shown first. What is there is not fetched again: repeat the command after a failure. Then: train --set data=grit.
+
+    Example: [bold]grit-lite data fetch grit[/bold]
+    """
+    from grit_lite.triplets.fetch import failure, plan_grit, summary
+
+    if name != "grit":
+        raise UsageError(
+            f"There is nothing to fetch called '{name}', only 'grit'. A dataset hf:NAME is fetched when used."
+        )
+    plan = plan_grit(["train", "val"] if split == Split.all else [split.value])
+    err.print(Text(plan.describe(), overflow="fold"), soft_wrap=True)
+    if plan.missing and not yes:
+        _ask_to_fetch(as_json)
+    outcomes = _fetch(plan, as_json)
+    if as_json:
+        print(json.dumps(summary(plan, outcomes), ensure_ascii=False))
+    if error := failure(plan, outcomes):
+        raise error
+    if not as_json:
+        out.print(Text(f"All files are in {plan.folder}.", overflow="fold"), soft_wrap=True)
+
+
+def _ask_to_fetch(as_json: bool) -> None:
+    if as_json or not sys.stdin.isatty():
+        raise UsageError("There is no terminal to ask for your consent on. Say --yes to fetch without being asked.")
+    if not typer.confirm("Fetch them?", err=True):
+        raise typer.Exit
+
+
+def _fetch(plan: Any, as_json: bool) -> list[Any]:
+    from rich.progress import track
+
+    from grit_lite.triplets.fetch import fetch_grit
+
+    try:
+        found = fetch_grit(plan)
+        return list(track(found, "Fetching images", len(plan.images), console=err, disable=as_json))
+    except KeyboardInterrupt:
+        raise Stopped("Stopped. What has arrived is kept; the same command goes on.") from None
 
 
 def _print_recipe(values: dict[str, Any], as_json: bool) -> None:

@@ -5,6 +5,7 @@
     ├── RecipeError     2    a recipe key or value
     ├── DataError       3    triplets or images
     ├── ModelError      4    a model, a machine or a package that is missing
+    ├── NotFetched      4    data that is not on this machine and cannot be had now
     ├── OutOfMemory     5    it does not fit, after every retry
     ├── Diverged        6    a reward, loss or gradient that is not a finite number
     ├── JudgeError      7    the judge fails too often to be believed
@@ -35,6 +36,10 @@ class DataError(GritLiteError):
 
 
 class ModelError(GritLiteError):
+    exit_code = 4
+
+
+class NotFetched(GritLiteError):
     exit_code = 4
 
 

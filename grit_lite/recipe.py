@@ -55,7 +55,7 @@ class Recipe(BaseModel):
     lora_alpha: int = Field(default=32, gt=0)
     lora_parts: tuple[LoraPart, ...] = ("language", "attention", "mlp")
 
-    data: str = Field(default="embedded", description="'embedded', a .jsonl file, a folder, or 'hf:NAME'")
+    data: str = Field(default="embedded", description="'embedded', 'grit', a .jsonl file, a folder, or 'hf:NAME'")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names, for 'hf:' data")
     triplets: int | None = Field(default=20, gt=0, description="how many to draw, evenly over kinds; null for all")
     bad_rows: Literal["refuse", "skip"] = "refuse"
