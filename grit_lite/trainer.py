@@ -140,7 +140,7 @@ def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[s
         "completion_tokens": _mean(row["tokens"] for row in samples),
         "kl": logs.get("kl"),
         "loss": logs["loss"],
-        "grad_norm": logs["grad_norm"],
+        "grad_norm": logs["grad_norm"] if math.isfinite(logs["grad_norm"]) else None,  # of an update that was left out
         "lr": logs["learning_rate"],
     }
 
@@ -319,7 +319,8 @@ def _trainer_class(base: type) -> type:
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             parameters = [p for p in self.trainer.model.parameters() if p.grad is not None]
-            if not all(torch.isfinite(parameter.grad).all() for parameter in parameters):
+            finite = all(torch.isfinite(parameter.grad).all() for parameter in parameters)
+            if not finite and not may_scale_lower(self.trainer.accelerator.scaler):
                 self.trainer.report_divergence(state.global_step + 1, "the gradient is not finite; no update was made")
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -424,6 +425,15 @@ def _trainer_class(base: type) -> type:
             raise processes.known_to_all(error)
 
     return GroundedReasoningTrainer
+
+
+def may_scale_lower(scaler: Any) -> bool:
+    """Whether a gradient that is not finite is only float16's: its scaler leaves the update out and halves its scale.
+
+    Args:
+        scaler: torch's GradScaler; None in every other number format.
+    """
+    return scaler is not None and scaler.get_scale() > 1
 
 
 def peak_memory_mib() -> float:

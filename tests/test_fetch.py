@@ -756,6 +756,27 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_message(fetched, tmp_pa
         fetched()
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from grit_lite.triplets.manifest import Manifest
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+Manifest(Path(sys.argv[1])).add("a/b.jpg", bytes(5000), "somewhere")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit on the size of files to set")
+def test_a_file_that_cannot_be_written_whole_is_not_there_at_all(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True)
+    assert "b.jpg cannot be written (File too large). Free disk space, " in done.stderr
+    assert not (tmp_path / "a/b.jpg").exists()
+    manifest = Manifest(tmp_path)
+    assert not manifest.notes("a/b.jpg")
+    manifest.add("a/b.jpg", bytes(5000), "somewhere")
+    assert Manifest(tmp_path).holds("a/b.jpg")
+    assert files_in(tmp_path) == ["a/b.jpg", MANIFEST]
+
+
 # --- the hub
 
 

@@ -198,8 +198,5 @@ def _is_ip(host: str) -> bool:
 
 
 def _check_public(found: str, url: httpx.URL) -> None:
-    address = ipaddress.ip_address(found.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        address = address.ipv4_mapped or address
-    if not address.is_global:
+    if not ipaddress.ip_address(found.partition("%")[0]).is_global:
         raise DataError(f"{url}: {url.host} is {found}, which is not on the public internet, and so not asked")

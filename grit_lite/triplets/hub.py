@@ -53,7 +53,8 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
 
 def first_line(error: Exception) -> str:
     """What a library says, without its advice."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
 
 
 def not_open(name: str, error: Exception) -> NotFetched:
