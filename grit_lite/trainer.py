@@ -119,12 +119,19 @@ class CompletionScorer:
         return self._sizes[index]
 
 
-def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[str, Any], group: int) -> dict[str, Any]:
+def metrics_row(
+    step: int,
+    samples: Sequence[Mapping[str, Any]],
+    logs: Mapping[str, Any],
+    group: int,
+    sampler_gap: float | None = None,
+) -> dict[str, Any]:
     """What one step amounted to; nothing in it depends on the clock.
 
     Args:
         samples: the step's rows, groups of `group` in a row, each with its advantage.
         logs: what TRL logged of the same step.
+        sampler_gap: mean over tokens of |trainer's - sampler's log-probability|, in nats; None where they are one.
     """
     terms = {f"reward/{term}": _mean(row["scores"][term] for row in samples) for term in samples[0]["scores"]}
     groups = [samples[start : start + group] for start in range(0, len(samples), group)]
@@ -136,6 +143,7 @@ def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[s
         "valid_format": _mean(row["valid_format"] for row in samples),
         "completion_tokens": _mean(row["tokens"] for row in samples),
         "kl": logs.get("kl"),
+        "sampler_gap": sampler_gap,
         "loss": logs["loss"],
         "grad_norm": logs["grad_norm"],
         "lr": logs["learning_rate"],
@@ -202,6 +210,7 @@ def build_trainer(
     config_type, base = backend.trainer_types()
     total = recipe.prompts_per_step * recipe.group_size
     per_pass = recipe.completions_per_pass or total
+    shared_engine = backend.engine is not None and backend.engine.shared
     on_cuda = next(backend.model.parameters()).device.type == "cuda"
     # Every value that decides a result is passed, because the backends' libraries differ in their defaults.
     arguments = {
@@ -215,7 +224,7 @@ def build_trainer(
         "max_completion_length": recipe.max_completion_tokens,
         "temperature": recipe.temperature,
         "top_p": recipe.top_p,
-        "top_k": recipe.top_k,
+        "top_k": -1 if shared_engine else recipe.top_k,  # Unsloth's way to say all; no other goes with an engine
         "min_p": None,
         "repetition_penalty": 1.0,
         "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
@@ -236,7 +245,13 @@ def build_trainer(
         "bf16": on_cuda and backend.model.dtype is torch.bfloat16,
         "fp16": on_cuda and backend.model.dtype is torch.float16,
         "use_cpu": not on_cuda,
-        "use_vllm": False,
+        "use_vllm": shared_engine,  # else TRL would open an engine, where ours is open or none is wanted
+        # TRL's own values (2025's "When Speed Kills Stability"): a completion that the trainer finds more than three
+        # times as likely as its sampler did is left out.
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_max": 3.0,
+        "vllm_importance_sampling_clip_min": None,
         "shuffle_dataset": False,  # `prompt_order` is the order
         "seed": recipe.seed,
         "data_seed": recipe.seed,
@@ -258,6 +273,7 @@ def build_trainer(
         base = share_prompts(base)
         sharing["schedule"] = choose_schedule(backend, recipe, triplets, run)
         sharing["share_rollout"] = backend.shares_rollout
+        sharing["engine"] = backend.engine
     trainer = _trainer_class(base)(
         model=backend.model,
         args=config,
@@ -336,7 +352,7 @@ def _trainer_class(base: type) -> type:
 
         def _record(self, step: int, logs: Mapping[str, Any]) -> None:
             samples = self.scorer.rows
-            metrics = metrics_row(step, samples, logs, self.recipe.group_size)
+            metrics = metrics_row(step, samples, logs, self.recipe.group_size, getattr(self, "sampler_gap", None))
             timing = self._timing(step, sum(row["tokens"] for row in samples))
             self.run.append(SAMPLES, samples)
             self.run.append(METRICS, [metrics])

@@ -23,6 +23,7 @@ LAYERS = [
     ["packing"],
     ["memory"],
     ["rollout"],
+    ["engine"],
     ["sharing"],
     ["backends"],
     ["run"],
@@ -33,7 +34,18 @@ LAYERS = [
     ["cli"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "unsloth",
+    "vllm",
+}
 LIGHT = [
     "errors",
     "compat",

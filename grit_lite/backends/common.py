@@ -4,6 +4,7 @@ The Unsloth backend imports this file only after Unsloth, which rewrites the lib
 """
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import version
@@ -26,9 +27,10 @@ logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
 logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 
 from peft import PeftModel  # noqa: E402
-from transformers import AutoProcessor, TextStreamer  # noqa: E402
+from transformers import AutoConfig, AutoProcessor, TextStreamer  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
+from grit_lite.engine import Engine, EnginePrompt, engine_version, obstacles  # noqa: E402
 from grit_lite.rollout import Sampling, cut_at_end, decode, sample  # noqa: E402
 from grit_lite.vlm import Prompt, VisionLanguageModel, shares_prompts  # noqa: E402
 
@@ -45,6 +47,9 @@ VISION_TOKENS = (
     "<img>",
     "</img>",
 )
+
+PIXELS_PER_TOKEN = 28 * 28  # of an image; the least of the families whose images are limited by `max_pixels`
+TEXT_TOKENS = 4096  # of a prompt, or of the tiles of an InternVL image, at most
 
 # The linear layers of the Qwen and InternVL classes, as regular expressions over module names.
 _TOWERS = {"language": "language_model", "vision": "visual|vision_tower"}
@@ -63,6 +68,7 @@ class LoadedModel:
 
     name: str
     shares_rollout: bool
+    engine_obstacle: str | None = None
     libraries: tuple[str, ...] = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 
     def __init__(self, recipe: Recipe, adapter: Path | None = None, reason: str = "") -> None:
@@ -72,6 +78,7 @@ class LoadedModel:
         location = model_location(recipe.model)
         with explained(location):
             self.processor = self._load_processor(location)
+            self._find_engine_obstacle(location)
             self.model: Any = self._load_model(location)
         # Vision-language configurations keep these in their text part only; the trainer warns where they are missing.
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -81,9 +88,36 @@ class LoadedModel:
             self.model = _load_adapter(self.model, adapter)
         self.model.eval()
         self._find_parts()
+        self.engine: Any = None if self.engine_obstacle else self._open_engine(location)
 
     def _load_model(self, location: str) -> Any:
         raise NotImplementedError
+
+    def _open_engine(self, location: str) -> Engine:
+        raise NotImplementedError
+
+    def _find_engine_obstacle(self, location: str) -> None:
+        """Decide, before weights are loaded, whether vLLM is to sample.
+
+        Raises:
+            ModelError: the recipe asks for vLLM, and it cannot be had.
+        """
+        if self.recipe.vllm == "off":
+            self.engine_obstacle = "the recipe says vllm: off"
+            return
+        family = AutoConfig.from_pretrained(location, revision=self.recipe.revision).model_type
+        for obstacle in itertools.islice(self._engine_obstacles(family), 1):
+            self._sample_without_engine(obstacle)
+
+    def _engine_obstacles(self, family: str) -> Iterator[str]:
+        yield from obstacles(self.recipe, family)
+
+    def _sample_without_engine(self, obstacle: str) -> None:
+        if self.recipe.vllm == "on":
+            raise ModelError(
+                f"The recipe says vllm: on, but {obstacle}. Remedy that, or set vllm=off to sample without it."
+            )
+        self.engine_obstacle = obstacle
 
     def _load_processor(self, location: str) -> Any:
         processor = AutoProcessor.from_pretrained(location, revision=self.recipe.revision)
@@ -122,14 +156,21 @@ class LoadedModel:
         sampling = self._sampling(max_new_tokens, temperature)
         with self._inference(), self._adapter(use_adapter):
             for start in range(0, len(requests), batch_size):
-                batch = self._encode(requests[start : start + batch_size])
-                done += self._decode(self._sample(batch, sampling), self._seen_sizes(batch, requests[start:]))
+                part = requests[start : start + batch_size]
+                batch = self._encode(part)
+                if self.engine is None:
+                    completions = self._sample(batch, sampling)
+                else:
+                    prompts = [EnginePrompt(ids, [one.image]) for ids, one in zip(_unpadded(batch), part, strict=True)]
+                    groups = self.engine.sample(prompts, sampling, use_adapter=use_adapter)
+                    completions = [completion.tokens for (completion,) in groups]
+                done += self._decode(completions, self._seen_sizes(batch, part))
         return done
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
     ) -> Generator[str, None, None]:
-        if self.vlm is None:
+        if self.vlm is None or self.engine is not None:
             limits = {"max_new_tokens": max_new_tokens, "temperature": temperature, "use_adapter": use_adapter}
             yield self.generate([request], **limits)[0].text
             return
@@ -165,7 +206,9 @@ class LoadedModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "load_in_4bit": self.recipe.load_in_4bit,
             "shares_prompts": self.vlm is not None,
-            "shares_rollout": self.vlm is not None and self.shares_rollout,
+            "shares_rollout": self.vlm is not None and self.shares_rollout and self.engine is None,
+            "engine": engine_version() if self.engine else None,
+            "engine_obstacle": self.engine_obstacle,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             "versions": {name: version(name) for name in self.libraries},
@@ -206,8 +249,7 @@ class LoadedModel:
         return cut_at_end(tokens, sampling.end_tokens)
 
     def _prompts(self, vlm: VisionLanguageModel, batch: dict[str, torch.Tensor]) -> list[Prompt]:
-        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        tokens = [ids[mask.bool()].tolist() for ids, mask in rows]
+        tokens = _unpadded(batch)
         return vlm.prompts(tokens, [1] * len(tokens), batch)
 
     def _sampling(self, max_new_tokens: int, temperature: float) -> Sampling:
@@ -242,6 +284,11 @@ class LoadedModel:
         return [(width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist()]
 
 
+def _unpadded(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+    rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in rows]
+
+
 class _Pieces(TextStreamer):
     """Turns tokens into text that no later token can change, piece by piece."""
 
@@ -267,6 +314,11 @@ def lora_targets(recipe: Recipe) -> str:
             "attention and mlp."
         )
     return rf".*\.(?:{'|'.join(towers)})\..*\.(?:{'|'.join(layers)})"
+
+
+def longest_sequence(recipe: Recipe) -> int:
+    """Tokens of the longest prompt with a completion, generously."""
+    return recipe.max_pixels // PIXELS_PER_TOKEN + TEXT_TOKENS + recipe.max_completion_tokens
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
