@@ -17,7 +17,7 @@ _SCHEMAS = {
 _VLLM = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, what it batches together is the same each time
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for results
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
 }
 
