@@ -122,12 +122,19 @@ class CompletionScorer:
         return self._sizes[index]
 
 
-def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[str, Any], group: int) -> dict[str, Any]:
+def metrics_row(
+    step: int,
+    samples: Sequence[Mapping[str, Any]],
+    logs: Mapping[str, Any],
+    group: int,
+    sampler_gap: float | None = None,
+) -> dict[str, Any]:
     """What one step amounted to; nothing in it depends on the clock.
 
     Args:
         samples: the step's rows, groups of `group` in a row, each with its advantage.
         logs: what TRL logged of the same step.
+        sampler_gap: mean over tokens of |trainer's - sampler's log-probability|, in nats; None where they are one.
     """
     terms = {f"reward/{term}": _mean(row["scores"][term] for row in samples) for term in samples[0]["scores"]}
     groups = [samples[start : start + group] for start in range(0, len(samples), group)]
@@ -139,6 +146,7 @@ def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[s
         "valid_format": _mean(row["valid_format"] for row in samples),
         "completion_tokens": _mean(row["tokens"] for row in samples),
         "kl": logs.get("kl"),
+        "sampler_gap": sampler_gap,
         "loss": logs["loss"],
         "grad_norm": logs["grad_norm"] if math.isfinite(logs["grad_norm"]) else None,  # of an update that was left out
         "lr": logs["learning_rate"],
@@ -187,20 +195,25 @@ def longest_prompt(backend: Backend, triplets: Sequence[Triplet]) -> int:
 
 
 def sampling_arguments(backend: Backend, recipe: Recipe) -> dict[str, Any]:
-    """Who samples: this process, or a server whose weights TRL updates before each rollout."""
-    if recipe.vllm_server is None:
-        return {"use_vllm": False, "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()}}
-    return {
-        "use_vllm": True,
-        "vllm_mode": "server",
-        "vllm_server_base_url": recipe.vllm_server,
-        "generation_kwargs": {"logit_bias": dict.fromkeys(map(str, backend.suppressed_tokens()), -100.0)},
-        # What the server's arithmetic and ours differ by is weighed in the loss, a completion at a time.
+    """Who samples, this process or vLLM, and what the loss makes of the difference between sampler and trainer."""
+    arguments = {
+        "top_k": recipe.top_k,
+        "use_vllm": False,  # else TRL would open an engine of its own, where ours is open or none is wanted
+        "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
+        # TRL's own values (2025's "When Speed Kills Stability"): a completion that the trainer finds more than three
+        # times as likely as its sampler did is left out.
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "sequence_mask",
         "vllm_importance_sampling_clip_max": 3.0,
         "vllm_importance_sampling_clip_min": None,
     }
+    if recipe.vllm_server is not None:  # TRL updates its weights before each rollout
+        bias = dict.fromkeys(map(str, backend.suppressed_tokens()), -100.0)
+        server = {"vllm_mode": "server", "vllm_server_base_url": recipe.vllm_server}
+        return {**arguments, **server, "use_vllm": True, "generation_kwargs": {"logit_bias": bias}}
+    if backend.engine is not None and backend.engine.shared:  # Unsloth's, which says -1 for the whole vocabulary
+        return {**arguments, "use_vllm": True, "top_k": -1}
+    return arguments
 
 
 @contextlib.contextmanager
@@ -251,7 +264,6 @@ def build_trainer(
         "max_completion_length": recipe.max_completion_tokens,
         "temperature": recipe.temperature,
         "top_p": recipe.top_p,
-        "top_k": recipe.top_k,
         "min_p": None,
         "repetition_penalty": 1.0,
         "beta": recipe.beta,
@@ -293,6 +305,7 @@ def build_trainer(
         base = share_prompts(base)
         sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
+        sharing["engine"] = backend.engine
     with server_explained(backend, recipe):
         trainer = _trainer_class(base)(
             model=backend.model,
@@ -383,7 +396,7 @@ def _trainer_class(base: type) -> type:
 
         def _record(self, step: int, logs: Mapping[str, Any]) -> None:
             samples = self.scorer.rows
-            metrics = metrics_row(step, samples, logs, self.recipe.group_size)
+            metrics = metrics_row(step, samples, logs, self.recipe.group_size, getattr(self, "sampler_gap", None))
             timing = self._timing(step, sum(row["tokens"] for row in samples))
             self.run.append(SAMPLES, samples)
             self.run.append(METRICS, [metrics])

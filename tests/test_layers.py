@@ -25,6 +25,7 @@ LAYERS = [
     ["packing"],
     ["memory"],
     ["rollout"],
+    ["engine"],
     ["sharing"],
     ["backends"],
     ["run"],
@@ -36,7 +37,18 @@ LAYERS = [
     ["__main__"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "unsloth",
+    "vllm",
+}
 LIGHT = [
     "errors",
     "compat",

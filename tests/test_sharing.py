@@ -1,5 +1,6 @@
 """Whole steps of the trainer that shares prompts, against TRL's own: the same tokens, loss, gradient and weights."""
 
+import contextlib
 import gc
 
 import pytest
@@ -9,6 +10,7 @@ from shared_prompt_cases import (
     LANGUAGE,
     LOGP,
     ONE,
+    TEMPERATURE,
     TEXT,
     TWO,
     VISION,
@@ -26,8 +28,11 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer as trl_module
 
 from grit_lite import families
+from grit_lite.engine import Sampled
 from grit_lite.packing import PACKED, Schedule
+from grit_lite.rollout import sample
 from grit_lite.sharing import share_prompts
+from grit_lite.vlm import VisionLanguageModel
 
 QWEN = FAMILIES[:2]
 STEP = 1e-5  # relative
@@ -474,3 +479,83 @@ def test_a_rollout_of_the_base_is_given_the_images_as_they_came(deepstack):
     ours, stock = seen
     assert len(stock) == 8
     assert ours == stock
+
+
+class Elsewhere:
+    """In the place of a vLLM engine: the rollout, with log-probabilities that are off by `offset` nats a token."""
+
+    def __init__(self, model, processor, offset=0.0):
+        self.vlm, self.processor, self.offset = VisionLanguageModel(model), processor, offset
+        self.asked = []
+
+    def sample(self, prompts, sampling, number):
+        self.asked.append((len(prompts), number, sampling))
+        images = [image for prompt in prompts for image in prompt.images]
+        fields = self.processor.image_processor(images=images, return_tensors="pt")
+        counts = [len(prompt.images) for prompt in prompts]
+        built = self.vlm.prompts([prompt.tokens for prompt in prompts], counts, fields)
+        tokens = sample(self.vlm, built, [place for place in range(len(built)) for _ in range(number)], sampling)
+        groups = [tokens[start : start + number] for start in range(0, len(tokens), number)]
+        return [self._with_logps(prompt, own, sampling) for prompt, own in zip(built, groups, strict=True)]
+
+    @torch.no_grad()
+    def _with_logps(self, prompt, completions, sampling):
+        rows = [torch.tensor(ids) for ids in completions]
+        logps, _ = PACKED.score(self.vlm, [(prompt, rows)], sampling.temperature, contextlib.nullcontext)
+        parts = (logps + self.offset).split([len(row) for row in rows])
+        return [Sampled(ids, part.tolist()) for ids, part in zip(completions, parts, strict=True)]
+
+
+def sampling_elsewhere(offset=0.0):
+    class SampledElsewhere(share_prompts(GRPOTrainer)):
+        def __init__(self, **options):
+            engine = Elsewhere(options["model"], options["processing_class"], offset)
+            super().__init__(engine=engine, **options)
+
+    return SampledElsewhere
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_a_step_on_an_engine_that_computes_the_same_is_the_step_without(folder, beta):
+    plain = Trained(folder, share_prompts(GRPOTrainer), beta=beta)
+    ours = Trained(folder, sampling_elsewhere(), beta=beta)
+    (count, number, sampling) = ours.trainer.engine.asked[0]
+    assert_not_idle(plain)
+    assert_equal(plain, ours)
+    assert (count, number, sampling.temperature, sampling.max_new_tokens) == (2, 4, TEMPERATURE, 8)
+    assert ours.trainer.sampler_gap < LOGP
+    assert plain.trainer.sampler_gap is None
+
+
+@pytest.mark.parametrize("offset", [-0.3, 0.05])
+def test_the_gap_is_the_one_that_trl_logs(deepstack, offset):
+    ours = Trained(deepstack, sampling_elsewhere(offset))
+    assert ours.trainer.sampler_gap == pytest.approx(abs(offset), abs=LOGP)
+    assert ours.logs[0]["sampling/sampling_logp_difference/mean"] == pytest.approx(ours.trainer.sampler_gap)
+
+
+@pytest.mark.parametrize("offset", [-0.3, -0.15, 0.05])
+def test_completions_weigh_what_trl_says_where_the_base_leaves_it_to_us(deepstack, offset):
+    trainer = Trained(deepstack, sampling_elsewhere(offset)).trainer
+    batch = trainer._generate_and_score_completions([ask.row() for ask in ASKS for _ in range(4)])
+    weights = batch.pop("importance_sampling_ratio")
+    trainer._correct_for_sampler(batch)
+    torch.testing.assert_close(batch["importance_sampling_ratio"], weights)
+    assert len(weights.unique()) > 1
+    assert (weights == 0).any() == (offset < -0.14)  # 8 tokens x 0.14 nats: three times as likely
+
+
+def test_completions_that_the_sampler_finds_far_less_likely_teach_nothing(deepstack):
+    assert not Trained(deepstack, sampling_elsewhere(-5.0)).change.any()
+
+
+def test_completions_that_teach_nothing_leave_the_loss_finite(deepstack):
+    trainer = Trained(deepstack, sampling_elsewhere(), reward=all_alike).trainer
+    batch = trainer._generate_and_score_completions([ask.row() for ask in ASKS for _ in range(4)])
+    batch["old_per_token_logps"] -= 200
+    assert trainer.compute_loss(trainer.model, batch) == 0
+
+
+def test_a_correction_that_is_not_ours_is_refused(deepstack):
+    with pytest.raises(ValueError, match="a correction for the sampler other than sequence_mask"):
+        Trained(deepstack, sampling_elsewhere(), vllm_importance_sampling_mode="token_truncate")

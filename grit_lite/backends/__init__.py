@@ -75,6 +75,8 @@ class Backend(Protocol):
     spec: ModelSpec
     model: Any
     processor: Any
+    engine: Any  # an `Engine`, where vLLM samples in the place of both; else None
+    engine_obstacle: str | None  # why there is none
 
     def attach_lora(self, recipe: Recipe) -> None:
         """Put a fresh, seeded, trainable adapter on the model."""
