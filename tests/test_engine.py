@@ -66,7 +66,7 @@ def test_asking_for_vllm_in_vain_is_an_error_that_says_why_and_what_to_do(untrai
 
 def test_internvl_is_refused(tmp_path):
     folder = save_random(tmp_path / "internvl", "internvl", "miniature")
-    with pytest.raises(ModelError, match="vllm: on, but models of the class 'internvl'"):
+    with pytest.raises(ModelError, match="vllm: on, but InternVL3"):
         open_backend(recipe(folder, "vllm=on"))
 
 
