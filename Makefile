@@ -17,7 +17,7 @@ install: .venv/.installed
 	touch $@
 
 demo: install
-	$(BIN)/grit-lite train --triplets 20
+	$(BIN)/grit-lite train --recipe tiny --triplets 20
 
 test: install
 	$(BIN)/python -m pytest -rs

@@ -49,7 +49,11 @@ class Recipe(BaseModel):
     )
     load_in_4bit: bool = Field(default=False, description="NF4 weights through bitsandbytes, LoRA on top (QLoRA)")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_pixels: int = Field(default=256 * 28 * 28, gt=0, description="images are resized to at most this many pixels")
+    max_pixels: int = Field(
+        default=256 * 28 * 28,
+        gt=0,
+        description="of an image as the model sees it, at most; InternVL: at least one tile",
+    )
 
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)

@@ -80,7 +80,14 @@ def arguments(untrained, data):
         "max_completion_tokens": 8,
         "evaluate": "none",
     }
-    return ["train", "--triplets", "4", *(f"--set={key}={value}" for key, value in settings.items())]
+    return [
+        "train",
+        "--recipe",
+        "tiny",
+        "--triplets",
+        "4",
+        *(f"--set={key}={value}" for key, value in settings.items()),
+    ]
 
 
 def run_command(command, *arguments, **environment):

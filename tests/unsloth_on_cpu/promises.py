@@ -3,12 +3,14 @@
 import pytest
 from bitsandbytes.nn import Linear4bit
 from unsloth.models import loader
+from unsloth.models.vision import VLLM_SUPPORTED_VLM
 
 from benchmarks.models import save_random
 from grit_lite.backends import Request, open_backend, unsloth_obstacle, verify_arguments
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.backends.unsloth import UnslothBackend
 from grit_lite.errors import ModelError
+from grit_lite.families import FAMILIES
 from grit_lite.recipe import load_recipe
 from grit_lite.run import METRICS, Run, read_rows
 from grit_lite.tiny.build import save_untrained
@@ -55,6 +57,10 @@ def test_lora_is_on_the_modules_that_the_plain_backend_would_choose(family, part
     plain, ours = (carriers(backend, recipe) for backend in backends)
     assert ours == plain
     assert ours
+
+
+def test_its_vllm_takes_the_families_that_the_table_says():
+    assert {name for name, family in FAMILIES.items() if family.vllm} == FAMILIES.keys() & set(VLLM_SUPPORTED_VLM)
 
 
 def carriers(backend, recipe):
