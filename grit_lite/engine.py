@@ -8,6 +8,7 @@ vLLM is imported only where an engine is opened. Its weights may be a second cop
 training model, as with Unsloth.
 """
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import math
@@ -218,7 +219,7 @@ def open_llm(location: str, recipe: Recipe, *, device: str, dtype: torch.dtype, 
         ModelError: vLLM does not start, in its own words.
     """
     prepare_vllm()
-    try:
+    with start_explained():
         from vllm import LLM  # pyright: ignore[reportMissingImports]
         from vllm.platforms import current_platform  # pyright: ignore[reportMissingImports]
 
@@ -241,7 +242,14 @@ def open_llm(location: str, recipe: Recipe, *, device: str, dtype: torch.dtype, 
             enforce_eager=device == "cpu",  # compiling for a CPU takes longer than what is sampled there
             seed=recipe.seed,
         )
-    except torch.OutOfMemoryError:
+
+
+@contextlib.contextmanager
+def start_explained() -> Iterator[None]:
+    """Says in one message what comes up while vLLM starts."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, ModelError):
         raise
     except Exception as error:  # it runs the code of a dozen libraries
         raise ModelError(

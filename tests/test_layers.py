@@ -114,3 +114,9 @@ def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backe
 def test_only_one_file_may_import_unsloth():
     users = {path.name for path in SOURCES if any(name.split(".")[0] == "unsloth" for name in imports(path))}
     assert users <= {"unsloth.py"}
+
+
+def test_vllm_is_imported_in_one_file_and_not_at_its_top():
+    users = {path.name for path in SOURCES if any(name.split(".")[0] == "vllm" for name in imports(path))}
+    top = [path for path in SOURCES if any(name.split(".")[0] == "vllm" for name in imports(path, top_level_only=True))]
+    assert (users, top) == ({"engine.py"}, [])

@@ -1,10 +1,10 @@
 """Whole steps of the trainer that shares prompts, against TRL's own: the same tokens, loss, gradient and weights."""
 
-import contextlib
 import gc
 
 import pytest
 import torch
+from sampled_elsewhere import Elsewhere
 from shared_prompt_cases import (
     FAMILIES,
     LANGUAGE,
@@ -28,11 +28,8 @@ from trl import GRPOTrainer
 from trl.trainer import grpo_trainer as trl_module
 
 from grit_lite import families
-from grit_lite.engine import Sampled
 from grit_lite.packing import PACKED, Schedule
-from grit_lite.rollout import sample
 from grit_lite.sharing import share_prompts
-from grit_lite.vlm import VisionLanguageModel
 
 QWEN = FAMILIES[:2]
 STEP = 1e-5  # relative
@@ -479,31 +476,6 @@ def test_a_rollout_of_the_base_is_given_the_images_as_they_came(deepstack):
     ours, stock = seen
     assert len(stock) == 8
     assert ours == stock
-
-
-class Elsewhere:
-    """In the place of a vLLM engine: the rollout, with log-probabilities that are off by `offset` nats a token."""
-
-    def __init__(self, model, processor, offset=0.0):
-        self.vlm, self.processor, self.offset = VisionLanguageModel(model), processor, offset
-        self.asked = []
-
-    def sample(self, prompts, sampling, number):
-        self.asked.append((len(prompts), number, sampling))
-        images = [image for prompt in prompts for image in prompt.images]
-        fields = self.processor.image_processor(images=images, return_tensors="pt")
-        counts = [len(prompt.images) for prompt in prompts]
-        built = self.vlm.prompts([prompt.tokens for prompt in prompts], counts, fields)
-        tokens = sample(self.vlm, built, [place for place in range(len(built)) for _ in range(number)], sampling)
-        groups = [tokens[start : start + number] for start in range(0, len(tokens), number)]
-        return [self._with_logps(prompt, own, sampling) for prompt, own in zip(built, groups, strict=True)]
-
-    @torch.no_grad()
-    def _with_logps(self, prompt, completions, sampling):
-        rows = [torch.tensor(ids) for ids in completions]
-        logps, _ = PACKED.score(self.vlm, [(prompt, rows)], sampling.temperature, contextlib.nullcontext)
-        parts = (logps + self.offset).split([len(row) for row in rows])
-        return [Sampled(ids, part.tolist()) for ids, part in zip(completions, parts, strict=True)]
 
 
 def sampling_elsewhere(offset=0.0):

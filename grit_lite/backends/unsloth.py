@@ -29,7 +29,7 @@ from unsloth.models.vision import VLLM_SUPPORTED_VLM  # noqa: E402  # pyright: i
 FastVisionModel: Any = unsloth.FastVisionModel  # pyright: ignore[reportAttributeAccessIssue]  it sees this file
 
 from grit_lite.backends.common import LoadedModel, longest_sequence  # noqa: E402
-from grit_lite.engine import Engine  # noqa: E402
+from grit_lite.engine import Engine, start_explained  # noqa: E402
 from grit_lite.errors import ModelError  # noqa: E402
 from grit_lite.recipe import Recipe  # noqa: E402
 
@@ -43,7 +43,8 @@ class UnslothBackend(LoadedModel):
     libraries = (*LoadedModel.libraries, "unsloth", "unsloth_zoo")
 
     def _load_model(self, location: str) -> Any:
-        with contextlib.redirect_stdout(sys.stderr):
+        explained = contextlib.nullcontext() if self.engine_obstacle else start_explained()
+        with contextlib.redirect_stdout(sys.stderr), explained:
             model, _ = FastVisionModel.from_pretrained(  # its processor is changed by every switch to training
                 location,
                 revision=self.recipe.revision,
