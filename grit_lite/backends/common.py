@@ -86,13 +86,7 @@ class LoadedModel:
         raise NotImplementedError
 
     def _load_processor(self, location: str) -> Any:
-        processor = AutoProcessor.from_pretrained(location, revision=self.recipe.revision)
-        processor.tokenizer.padding_side = "left"
-        size = processor.image_processor.size
-        if "longest_edge" in size:  # the Qwen family states both as a number of pixels
-            size["longest_edge"] = min(size["longest_edge"], self.recipe.max_pixels)
-            size["shortest_edge"] = min(size["shortest_edge"], size["longest_edge"])
-        return processor
+        return load_processor(location, self.recipe)
 
     def _find_spec(self, location: str, adapter: Path | None) -> ModelSpec:
         found = (
@@ -240,6 +234,17 @@ class LoadedModel:
             return [request.image.size for request in requests]
         patch = self.processor.image_processor.patch_size
         return [(width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist()]
+
+
+def load_processor(location: str, recipe: Recipe) -> Any:
+    """The processor of a model, which shows it images of at most `max_pixels` of the recipe."""
+    processor = AutoProcessor.from_pretrained(location, revision=recipe.revision)
+    processor.tokenizer.padding_side = "left"
+    size = processor.image_processor.size
+    if "longest_edge" in size:  # the Qwen family states both as a number of pixels
+        size["longest_edge"] = min(size["longest_edge"], recipe.max_pixels)
+        size["shortest_edge"] = min(size["shortest_edge"], size["longest_edge"])
+    return processor
 
 
 class _Pieces(TextStreamer):

@@ -6,6 +6,7 @@ as it is imported. Only `import_libraries` and `open_backend` import this file.
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
 with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unsloth greets
     import unsloth
+    from unsloth.save import patch_saving_functions  # pyright: ignore[reportMissingImports]
 
 FastVisionModel: Any = unsloth.FastVisionModel  # pyright: ignore[reportAttributeAccessIssue]  it sees this file
 
@@ -95,6 +97,26 @@ class UnslothBackend(LoadedModel):
                 "each other: install those of constraints.txt, or set backend=plain."
             )
         return GRPOConfig, GRPOTrainer
+
+    def save_gguf(self, folder: Path, quantization: str) -> None:
+        """Write the model with its adapter merged as GGUF files: the language model's, and `mmproj` for what sees.
+
+        Raises:
+            ModelError: Unsloth, or llama.cpp, which it fetches where it is missing, could not do it.
+        """
+        # PEFT has put the adapter on; without this the method would be found on the base, and write that.
+        patch_saving_functions(self.model, vision=True)
+        merged = folder / "merged"
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                written = self.model.save_pretrained_gguf(str(merged), self.processor, quantization_method=quantization)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(f"Unsloth could not write GGUF files of {self.recipe.model}: {error}") from error
+        made = Path(written["gguf_directory"])
+        for path in made.iterdir():
+            path.rename(folder / path.name)
+        made.rmdir()
+        shutil.rmtree(merged)
 
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
