@@ -46,7 +46,7 @@ def upload(folder: Path, repository: str, *, private: bool) -> str:
     """
     api = HfApi()
     try:
-        address = api.create_repo(repository, private=private, exist_ok=True)
+        address = api.create_repo(repository, private=private or None, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Export of a grit-lite run")
     except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
         raise ModelError(

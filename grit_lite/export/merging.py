@@ -75,7 +75,7 @@ def check_room(needed: int, folder: Path) -> None:
     if needed > disk:
         raise ModelError(
             f"The merged weights are {needed / GB:.1f} GB, and {disk / GB:.1f} GB are free on the disk of "
-            f"{folder.parent}. Choose a folder on another disk with --to, or export the adapter alone: --format adapter."
+            f"{folder.parent}. Choose a folder on another with --to, or export the adapter alone: --format adapter."
         )
 
 
@@ -85,7 +85,7 @@ def _load(location: str, revision: str | None, dtype: str) -> Any:
 
 def _merge(model: Any, adapter: Path) -> Any:
     try:
-        # PEFT keeps the adapter in float32 and adds in float32, so that each weight is rounded once.
+        # safe_merge refuses weights that are not finite. The adapter's part is computed in float32, then rounded.
         return PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"The adapter in {adapter} cannot be merged: {error}") from error

@@ -43,7 +43,8 @@ class Parity:
         with_boxes: on how many questions the run's model wrote boxes.
         same_boxes: share of those on which the export wrote as many, in the same order, each side within `tolerance`
             pixels; None where there are none.
-        agreement: share of questions with an identical completion or with the same boxes.
+        agreement: share of questions with an identical completion or with the same boxes, of those on which the run's
+            model differs from the base.
         required: the least agreement that passes.
         changed: share of questions on which the run's model writes something else than the base.
     """
@@ -61,9 +62,9 @@ class Parity:
         """Raises ModelError where the exported model is not the run's."""
         if self.agreement < self.required:
             raise ModelError(
-                f"The exported model does not answer as the run's model does: {self.sentence()} At least "
-                f"{self.required:.0%} must agree. A merge rounds weights: try --dtype float32, or --format adapter, "
-                "which changes nothing."
+                f"The exported model does not answer as the run's model does: {self.sentence()} Of the questions that "
+                f"tell the two apart it agrees on {self.agreement:.0%}, and {self.required:.0%} must agree. A merge "
+                "rounds weights: try --dtype float32, or --format adapter, which changes nothing."
             )
 
     def sentence(self) -> str:
@@ -126,7 +127,10 @@ def compare(base: Sequence[Reply], tuned: Sequence[Reply], exported: Sequence[Re
     """
     pairs = list(zip(tuned, exported, strict=True))
     boxed = [_same_boxes(before, after) for before, after in pairs if before.boxes]
-    agree = [before.text == after.text or (before.boxes and _same_boxes(before, after)) for before, after in pairs]
+    # Where the adapter changes nothing an export without it would agree, too.
+    changed = [before.text != after.text for before, after in zip(base, tuned, strict=True)]
+    telling = [pair for pair, differs in zip(pairs, changed, strict=True) if differs or not any(changed)]
+    agree = [before.text == after.text or (before.boxes and _same_boxes(before, after)) for before, after in telling]
     return Parity(
         questions=len(pairs),
         identical=_share(before.text == after.text for before, after in pairs),
@@ -135,7 +139,7 @@ def compare(base: Sequence[Reply], tuned: Sequence[Reply], exported: Sequence[Re
         tolerance=TOLERANCE,
         agreement=_share(agree),
         required=EXACT if exact else ROUNDED,
-        changed=_share(before.text != after.text for before, after in zip(base, tuned, strict=True)),
+        changed=_share(changed),
     )
 
 
