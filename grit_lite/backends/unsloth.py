@@ -22,6 +22,7 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unsloth greets
     import unsloth
     from unsloth.save import patch_saving_functions  # pyright: ignore[reportMissingImports]
+    from unsloth_zoo.llama_cpp import check_llama_cpp  # pyright: ignore[reportMissingImports]
 
 FastVisionModel: Any = unsloth.FastVisionModel  # pyright: ignore[reportAttributeAccessIssue]  it sees this file
 
@@ -102,8 +103,9 @@ class UnslothBackend(LoadedModel):
         """Write the model with its adapter merged as GGUF files: the language model's, and `mmproj` for what sees.
 
         Raises:
-            ModelError: Unsloth, or llama.cpp, which it fetches where it is missing, could not do it.
+            ModelError: llama.cpp is missing, or Unsloth could not do it.
         """
+        _require_llama_cpp()
         # PEFT has put the adapter on; without this the method would be found on the base, and write that.
         patch_saving_functions(self.model, vision=True)
         merged = folder / "merged"
@@ -128,6 +130,18 @@ class UnslothBackend(LoadedModel):
             yield
         finally:
             FastVisionModel.for_training(self.model)
+
+
+def _require_llama_cpp() -> None:
+    """Unsloth would fetch and build it, and install system packages for that, without being asked to."""
+    try:
+        check_llama_cpp()
+    except RuntimeError as error:
+        raise ModelError(
+            f"Unsloth converts with llama.cpp, which is missing: {error}. Let Unsloth fetch and build it; it installs "
+            'system packages, too: python -c "import unsloth; from unsloth_zoo.llama_cpp import install_llama_cpp; '
+            'install_llama_cpp()"'
+        ) from error
 
 
 def checkpointing(recipe: Recipe) -> str | bool:

@@ -197,7 +197,7 @@ def _write_gguf(source: Source, quantization: str, staging: Path, say: Callable[
     choice = import_libraries(recipe)
     if choice.name != "unsloth":
         raise ModelError(_no_gguf(source, choice.reason))
-    say(f"Unsloth converts {recipe.model} to GGUF ({quantization}); it fetches llama.cpp where it is missing …")
+    say(f"Unsloth converts {recipe.model} to GGUF ({quantization}) …")
     backend: Any = open_backend(recipe, source.adapter)
     backend.save_gguf(staging, quantization)
 

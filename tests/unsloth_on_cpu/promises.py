@@ -1,11 +1,17 @@
 """What only the Unsloth backend promises; `test_promises.py` runs this file in a process of its own."""
 
+from pathlib import Path
+
 import pytest
 from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForImageTextToText
+from unsloth import save
 from unsloth.models import loader
+from unsloth_zoo import llama_cpp
 
 from benchmarks.models import save_random
 from grit_lite.backends import Request, open_backend, unsloth_obstacle, verify_arguments
+from grit_lite.backends import unsloth as unsloth_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.backends.unsloth import UnslothBackend
 from grit_lite.errors import ModelError
@@ -188,3 +194,47 @@ def test_an_argument_that_unsloth_changes_is_named(untrained, tmp_path):
     holder = type("Holder", (), {"args": config})()
     with pytest.raises(ModelError, match=r"epsilon_high: None became 0\.28"):
         verify_arguments(holder, given)
+
+
+def test_gguf_without_llama_cpp_is_refused_before_anything_is_fetched(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "LLAMA_CPP_DEFAULT_DIR", str(tmp_path / "llama.cpp"))
+    monkeypatch.setattr(llama_cpp.check_llama_cpp, "__defaults__", (str(tmp_path / "llama.cpp"),))
+    backend = open_backend(recipe_for(untrained))
+    backend.attach_lora(backend.recipe)
+    with pytest.raises(ModelError, match=r"llama\.cpp, which is missing.*install_llama_cpp"):
+        backend.save_gguf(tmp_path / "out", "q8_0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gguf_is_made_of_the_base_with_the_adapter_merged(untrained, tmp_path, monkeypatch):
+    """Up to llama.cpp, whose part is replaced by two empty files."""
+    recipe = recipe_for(untrained)
+    trained = open_backend(recipe)
+    trained.attach_lora(recipe)
+    for name, parameter in trained.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    trained.save_adapter(tmp_path / "adapter")
+    tuned = open_backend(recipe, tmp_path / "adapter")
+    given = {}
+
+    def convert(**arguments):
+        given.update(arguments, model=AutoModelForImageTextToText.from_pretrained(arguments["model_directory"]))
+        folder = Path(arguments["gguf_directory"])
+        folder.mkdir()
+        files = [folder / "tiny.Q8_0.gguf", folder / "tiny.F16-mmproj.gguf"]
+        for path in files:
+            path.write_text("")
+        return [str(path) for path in files], False, True
+
+    monkeypatch.setattr(unsloth_backend, "check_llama_cpp", lambda: None)
+    monkeypatch.setattr(save, "save_to_gguf", convert)
+    (tmp_path / "out").mkdir()
+    tuned.save_gguf(tmp_path / "out", "q8_0")
+    layer = tuned.model.get_base_model().model.language_model.layers[0].self_attn.q_proj
+    merged = given["model"].model.language_model.layers[0].self_attn.q_proj.weight
+    change = layer.get_delta_weight("default")
+    assert (given["quantization_method"], given["is_vlm"]) == (["q8_0"], True)
+    assert (merged - layer.base_layer.weight - change).norm() < 0.01 * change.norm()
+    assert {"tiny.Q8_0.gguf", "tiny.F16-mmproj.gguf"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "merged").exists()
