@@ -19,13 +19,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.models import save_random
 from grit_lite.backends import Request, open_backend, read_spec
-from grit_lite.backends.common import VISION_TOKENS
 from grit_lite.boxes import Box
 from grit_lite.cli import main
 from grit_lite.errors import ModelError, OutOfMemory, UsageError
 from grit_lite.export import Wish, export, export_dtype, open_source, serving
 from grit_lite.export.card import base_license, metadata
 from grit_lite.export.parity import Reply, compare
+from grit_lite.families import FAMILIES
 from grit_lite.recipe import load_recipe
 from grit_lite.run import Run, read_facts, write_json
 from grit_lite.tiny.world import make_scene
@@ -127,7 +127,7 @@ def test_vision_tokens_are_not_generated_by_plain_transformers_either(merged):
     model = AutoModelForImageTextToText.from_pretrained(merged[0])
     tokenizer = AutoProcessor.from_pretrained(merged[0]).tokenizer
     named = tokenizer.convert_ids_to_tokens(model.generation_config.suppress_tokens)
-    assert set(named) == set(VISION_TOKENS) & tokenizer.get_vocab().keys()
+    assert set(named) == set(FAMILIES["qwen3_vl"].vision_tokens) & tokenizer.get_vocab().keys()
 
 
 def test_a_run_on_four_bit_weights_is_merged_into_the_published_ones(tmp_path, tuned):

@@ -3,14 +3,12 @@
 from typing import Any
 
 # First, because it prepares and silences what the next ones load.
-from grit_lite.backends.common import VISION_TOKENS, LoadedModel, lora_targets  # isort: skip
+from grit_lite.backends.common import LoadedModel  # isort: skip
 
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
 from grit_lite.recipe import Recipe
-
-__all__ = ["VISION_TOKENS", "PlainBackend", "lora_targets"]
 
 
 class PlainBackend(LoadedModel):
@@ -27,8 +25,8 @@ class PlainBackend(LoadedModel):
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=self.dtype,
-                # the vision tower and the head are small and sensitive
-                llm_int8_skip_modules=["model.visual", "model.vision_tower", "lm_head"],
+                # the way of an image and the head are small and sensitive
+                llm_int8_skip_modules=["model.visual", "model.vision_tower", "model.multi_modal_projector", "lm_head"],
             )
         return AutoModelForImageTextToText.from_pretrained(
             location,
@@ -46,7 +44,7 @@ class PlainBackend(LoadedModel):
             lora_alpha=recipe.lora_alpha,
             lora_dropout=0.0,  # with dropout the completions of a group could not share one pass over their prompt
             bias="none",
-            target_modules=lora_targets(recipe),
+            target_modules=self.family.lora_targets(recipe.lora_parts),
             task_type="CAUSAL_LM",
         )
         self.model = get_peft_model(self.model, lora)

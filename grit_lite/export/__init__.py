@@ -20,6 +20,7 @@ from grit_lite.errors import GritLiteError, ModelError, UsageError
 from grit_lite.export import hub, serving
 from grit_lite.export.card import public_name, write_card
 from grit_lite.export.parity import Parity, answers, compare
+from grit_lite.families import FAMILIES, Family
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.run import write_json
 
@@ -39,6 +40,10 @@ class Source:
     @property
     def adapter(self) -> Path:
         return self.folder / "adapter"
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.spec.family]
 
     @property
     def name(self) -> str:
@@ -175,7 +180,7 @@ def _write(source: Source, wish: Wish, dtype: str, staging: Path, say: Callable[
         from grit_lite.export.merging import write_merged
 
         say(f"Merging the adapter into {source.recipe.model} in {dtype}, on the CPU …")
-        write_merged(source.recipe, source.adapter, staging, dtype)
+        write_merged(source.recipe, source.family, source.adapter, staging, dtype)
     source.spec.save(staging, model=public_name(source.recipe.model))
 
 
@@ -189,7 +194,7 @@ def _write_adapter(source: Source, staging: Path) -> None:
         {**config, "base_model_name_or_path": public_name(source.recipe.model)},
     )
     shutil.copy2(source.adapter / "adapter_model.safetensors", staging)
-    write_processor(source.recipe, staging)
+    write_processor(source.recipe, source.family, staging)
 
 
 def _write_gguf(source: Source, quantization: str, staging: Path, say: Callable[[str], None]) -> None:

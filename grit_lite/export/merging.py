@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 # First, because it prepares and silences what the next ones load.
-from grit_lite.backends.common import VISION_TOKENS, explained, load_processor  # isort: skip
+from grit_lite.backends.common import explained, load_processor  # isort: skip
 
 import torch
 from peft import PeftModel
@@ -17,13 +17,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from grit_lite.backends import model_location
 from grit_lite.errors import ModelError, OutOfMemory
+from grit_lite.families import Family
 from grit_lite.memory import free_bytes
 from grit_lite.recipe import Recipe
 
 GB = 1e9
 
 
-def write_merged(recipe: Recipe, adapter: Path, folder: Path, dtype: str) -> None:
+def write_merged(recipe: Recipe, family: Family, adapter: Path, folder: Path, dtype: str) -> None:
     """Write the merged model, its processor and its generation settings into `folder`.
 
     Raises:
@@ -35,18 +36,20 @@ def write_merged(recipe: Recipe, adapter: Path, folder: Path, dtype: str) -> Non
         check_room(weight_bytes(location, recipe.revision, dtype), folder)
         model = _load(location, recipe.revision, dtype)
     model = _merge(model, adapter)
-    processor = write_processor(recipe, folder)
+    processor = write_processor(recipe, family, folder)
     vocabulary = processor.tokenizer.get_vocab()
     # As in training: such a token would ask for an image that is not there.
-    model.generation_config.suppress_tokens = [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
+    model.generation_config.suppress_tokens = [
+        vocabulary[token] for token in family.vision_tokens if token in vocabulary
+    ]
     model.save_pretrained(folder)
 
 
-def write_processor(recipe: Recipe, folder: Path) -> Any:
+def write_processor(recipe: Recipe, family: Family, folder: Path) -> Any:
     """Write the processor, with the recipe's limit of pixels and the chat template, and return it."""
     location = model_location(recipe.model)
     with explained(location):
-        processor = load_processor(location, recipe)
+        processor = load_processor(location, recipe, family)
     processor.save_pretrained(folder)
     return processor
 
