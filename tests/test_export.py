@@ -303,7 +303,7 @@ def test_metadata_is_what_the_hub_reads(merged, adapter, run):
     assert {"grit", "grounded-reasoning", "grpo"} <= set(data["tags"])
     assert card_of(adapter).data.library_name == "peft"
     source = open_source(run)
-    recipe = source.recipe.model_copy(update={"model": "Qwen/Qwen2.5-VL-3B-Instruct", "data": "hf:owner/rows"})
+    recipe = source.recipe.model_copy(update={"model": "Qwen/Qwen2.5-VL-3B-Instruct", "data": "hf:owner/rows:part"})
     data = metadata(replace(source, recipe=recipe), "adapter").to_dict()
     assert data["base_model"] == "Qwen/Qwen2.5-VL-3B-Instruct"
     assert (data["base_model_relation"], data["datasets"]) == ("adapter", ["owner/rows"])

@@ -84,12 +84,19 @@ def metadata(source: "Source", form: str) -> ModelCardData:
         base_model_relation=_RELATION[form] if on_hub else None,
         library_name=_LIBRARY[form],
         pipeline_tag="image-text-to-text",
-        datasets=[recipe.data.removeprefix("hf:")] if recipe.data.startswith("hf:") else None,
+        datasets=_datasets(recipe.data),
         tags=[*TAGS, "lora"] if form == "adapter" else list(TAGS),
         license=licence.get("license"),
         license_name=licence.get("license_name"),
         license_link=licence.get("license_link"),
     )
+
+
+def _datasets(data: str) -> list[str] | None:
+    """The data set on the hub that a recipe names, if it names one; `hf:NAME:CONFIGURATION` may choose a part."""
+    if data == "grit":
+        return ["yfan1997/GRIT_data"]
+    return [data.split(":")[1]] if data.startswith("hf:") else None
 
 
 def base_license(model: str, revision: str | None) -> dict[str, str]:
