@@ -33,6 +33,19 @@ data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
+class Form(StrEnum):
+    merged = "merged"
+    gguf = "gguf"
+    adapter = "adapter"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
 class BadRows(StrEnum):
     refuse = "refuse"
     skip = "skip"
@@ -211,6 +224,52 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     if not (run / "run.json").is_file():
         raise UsageError(f"{run} is not a run folder: it has no run.json.")
     print(write_report(run))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    to: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="RUN/export/FORMAT")] = None,
+    form: Annotated[
+        Form, typer.Option("--format", help="Merged weights, GGUF files (needs Unsloth), or the adapter.")
+    ] = Form.merged,
+    dtype: Annotated[Precision, typer.Option(help="Of merged weights; auto: as trained, else bfloat16.")] = (
+        Precision.auto
+    ),
+    quantization: Annotated[str, typer.Option(help="Of GGUF files, in llama.cpp's words.")] = "q8_0",
+    push: Annotated[str | None, typer.Option(help="Publish it on the hub as OWNER/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    questions: Annotated[int, typer.Option(min=0, help="How many the check asks; 0 leaves it out.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Make a finished run into a model that others can load, serve and publish, and check that it is the same.
+
+    Example: [bold]grit-lite export runs/tiny-20260102-030405[/bold]
+    """
+    from grit_lite.export import Wish
+    from grit_lite.export import export as carry_out
+
+    if private and push is None:
+        raise UsageError("--private is about a repository on the hub; name it with --push OWNER/NAME.")
+    wish = Wish(form.value, to, dtype.value, quantization, push, private, questions)
+    result = carry_out(run, wish, say=lambda text: err.print(Text(plain(text)), soft_wrap=True))
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        _print_export(result)
+
+
+def _print_export(result: dict[str, Any]) -> None:
+    for warning in result["warnings"]:
+        err.print(Text(f"Warning: {plain(warning)}", style="yellow"), soft_wrap=True)
+    if result["parity"]:
+        out.print(Text(f"Checked: {result['parity']['said']}"), soft_wrap=True)
+    out.print(Text(f"Exported: {result['folder']}  (model card: README.md)"), soft_wrap=True)
+    if "pushed" in result:
+        out.print(Text(f"Published: {result['pushed']}"), soft_wrap=True)
+    out.print(Text(f"Serve it: {result['serve']}"), soft_wrap=True)
+    if result["format"] != "gguf":
+        out.print(Text(f"Ask it: grit-lite chat IMAGE --model {result['folder']}"), soft_wrap=True)
 
 
 @app.command()

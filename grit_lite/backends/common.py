@@ -100,10 +100,7 @@ class LoadedModel:
         self.engine_obstacle = obstacle
 
     def _load_processor(self, location: str) -> Any:
-        processor = AutoProcessor.from_pretrained(location, revision=self.recipe.revision)
-        processor.tokenizer.padding_side = "left"
-        self.family.limit_images(processor.image_processor, self.recipe.max_pixels)
-        return processor
+        return load_processor(location, self.recipe, self.family)
 
     def _find_parts(self) -> None:
         """After each change of the model, because an adapter changes which parts are trained."""
@@ -253,6 +250,14 @@ class LoadedModel:
 def _unpadded(batch: dict[str, torch.Tensor]) -> list[list[int]]:
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
     return [ids[mask.bool()].tolist() for ids, mask in rows]
+
+
+def load_processor(location: str, recipe: Recipe, family: Family) -> Any:
+    """The processor of a model, which shows it images of at most `max_pixels` of the recipe."""
+    processor = AutoProcessor.from_pretrained(location, revision=recipe.revision)
+    processor.tokenizer.padding_side = "left"
+    family.limit_images(processor.image_processor, recipe.max_pixels)
+    return processor
 
 
 class _Pieces(TextStreamer):

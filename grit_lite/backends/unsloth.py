@@ -6,6 +6,7 @@ as it is imported. Only `import_libraries` and `open_backend` import this file.
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
 with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unsloth greets
     import unsloth
+    from unsloth.save import patch_saving_functions  # pyright: ignore[reportMissingImports]
+    from unsloth_zoo.llama_cpp import check_llama_cpp  # pyright: ignore[reportMissingImports]
 
 from peft import PeftModel  # noqa: E402
 from unsloth.models.vision import VLLM_SUPPORTED_VLM  # noqa: E402  # pyright: ignore[reportMissingImports]
@@ -142,6 +145,27 @@ class UnslothBackend(LoadedModel):
             )
         return GRPOConfig, GRPOTrainer
 
+    def save_gguf(self, folder: Path, quantization: str) -> None:
+        """Write the model with its adapter merged as GGUF files: the language model's, and `mmproj` for what sees.
+
+        Raises:
+            ModelError: llama.cpp is missing, or Unsloth could not do it.
+        """
+        _require_llama_cpp()
+        # PEFT has put the adapter on; without this the method would be found on the base, and write that.
+        patch_saving_functions(self.model, vision=True)
+        merged = folder / "merged"
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                written = self.model.save_pretrained_gguf(str(merged), self.processor, quantization_method=quantization)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise ModelError(f"Unsloth could not write GGUF files of {self.recipe.model}: {error}") from error
+        made = Path(written["gguf_directory"])
+        for path in made.iterdir():
+            path.rename(folder / path.name)
+        made.rmdir()
+        shutil.rmtree(merged)
+
     @contextlib.contextmanager
     def _inference(self) -> Iterator[None]:
         if not self.model.training:
@@ -152,6 +176,18 @@ class UnslothBackend(LoadedModel):
             yield
         finally:
             FastVisionModel.for_training(self.model)
+
+
+def _require_llama_cpp() -> None:
+    """Unsloth would fetch and build it, and install system packages for that, without being asked to."""
+    try:
+        check_llama_cpp()
+    except RuntimeError as error:
+        raise ModelError(
+            f"Unsloth converts with llama.cpp, which is missing: {error}. Let Unsloth fetch and build it; it installs "
+            'system packages, too: python -c "import unsloth; from unsloth_zoo.llama_cpp import install_llama_cpp; '
+            'install_llama_cpp()"'
+        ) from error
 
 
 def checkpointing(recipe: Recipe) -> str | bool:

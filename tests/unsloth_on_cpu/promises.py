@@ -1,20 +1,24 @@
 """What only the Unsloth backend promises; `test_promises.py` runs this file in a process of its own."""
 
 import functools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
+from transformers import AutoModelForImageTextToText
 from trl.generation import vllm_generation
+from unsloth import save
 from unsloth.models import loader
 from unsloth.models.vision import VLLM_SUPPORTED_VLM
+from unsloth_zoo import llama_cpp
 
 from benchmarks.models import save_random
 from grit_lite.backends import Request, open_backend, unsloth_obstacle, verify_arguments
+from grit_lite.backends import unsloth as unsloth_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.backends.unsloth import UnslothBackend
-from grit_lite.engine import FAMILIES
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES
 from grit_lite.recipe import load_recipe
@@ -253,20 +257,17 @@ def test_the_trainer_takes_the_engine_that_unsloth_put_on_the_model(untrained, t
     [
         ([], "qwen2_5_vl", "PyTorch finds no CUDA device here"),
         (["revision=main"], "qwen3_vl", "revision is set"),
-        ([], "internvl", "this release of Unsloth opens no engine for models of the class 'internvl'"),
+        ([], "internvl", "this release of Unsloth opens no engine for InternVL3"),
     ],
 )
 def test_what_unsloth_cannot_open_an_engine_for_is_said(untrained, settings, family, reason):
     backend = UnslothBackend(recipe_for(untrained, *settings))
-    assert any(obstacle.startswith(reason) for obstacle in backend._engine_obstacles(family))
-
-
-def test_unsloth_knows_engines_for_the_families_that_are_sampled_with_one():
-    assert set(FAMILIES) <= set(VLLM_SUPPORTED_VLM)
+    backend.family = FAMILIES[family]
+    assert any(obstacle.startswith(reason) for obstacle in backend._engine_obstacles())
 
 
 def test_an_engine_that_unsloth_cannot_open_is_refused_in_its_words(untrained, monkeypatch):
-    monkeypatch.setattr(UnslothBackend, "_engine_obstacles", lambda self, family: iter(()))
+    monkeypatch.setattr(UnslothBackend, "_engine_obstacles", lambda self: iter(()))
     with pytest.raises(ModelError, match=r"vLLM does not start .* set vllm=off"):
         UnslothBackend(recipe_for(untrained, "vllm=on"))
 
@@ -276,3 +277,47 @@ def test_an_engine_that_unsloth_quietly_leaves_out_is_missed(untrained, monkeypa
     backend.recipe, backend.engine_obstacle = recipe_for(untrained, "vllm=on"), None
     with pytest.raises(ModelError, match="vllm: on, but Unsloth opened no engine"):
         backend._check_engine(backend.model)
+
+
+def test_gguf_without_llama_cpp_is_refused_before_anything_is_fetched(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "LLAMA_CPP_DEFAULT_DIR", str(tmp_path / "llama.cpp"))
+    monkeypatch.setattr(llama_cpp.check_llama_cpp, "__defaults__", (str(tmp_path / "llama.cpp"),))
+    backend = open_backend(recipe_for(untrained))
+    backend.attach_lora(backend.recipe)
+    with pytest.raises(ModelError, match=r"llama\.cpp, which is missing.*install_llama_cpp"):
+        backend.save_gguf(tmp_path / "out", "q8_0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gguf_is_made_of_the_base_with_the_adapter_merged(untrained, tmp_path, monkeypatch):
+    """Up to llama.cpp, whose part is replaced by two empty files."""
+    recipe = recipe_for(untrained)
+    trained = open_backend(recipe)
+    trained.attach_lora(recipe)
+    for name, parameter in trained.model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3)
+    trained.save_adapter(tmp_path / "adapter")
+    tuned = open_backend(recipe, tmp_path / "adapter")
+    given = {}
+
+    def convert(**arguments):
+        given.update(arguments, model=AutoModelForImageTextToText.from_pretrained(arguments["model_directory"]))
+        folder = Path(arguments["gguf_directory"])
+        folder.mkdir()
+        files = [folder / "tiny.Q8_0.gguf", folder / "tiny.F16-mmproj.gguf"]
+        for path in files:
+            path.write_text("")
+        return [str(path) for path in files], False, True
+
+    monkeypatch.setattr(unsloth_backend, "check_llama_cpp", lambda: None)
+    monkeypatch.setattr(save, "save_to_gguf", convert)
+    (tmp_path / "out").mkdir()
+    tuned.save_gguf(tmp_path / "out", "q8_0")
+    layer = tuned.model.get_base_model().model.language_model.layers[0].self_attn.q_proj
+    merged = given["model"].model.language_model.layers[0].self_attn.q_proj.weight
+    change = layer.get_delta_weight("default")
+    assert (given["quantization_method"], given["is_vlm"]) == (["q8_0"], True)
+    assert (merged - layer.base_layer.weight - change).norm() < 0.01 * change.norm()
+    assert {"tiny.Q8_0.gguf", "tiny.F16-mmproj.gguf"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "merged").exists()
