@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "grit_lite"
 # One line per layer. This list is the architecture; the tree in the README repeats it for people.
 LAYERS = [
     ["errors", "compat"],
-    ["boxes", "recipe"],
+    ["boxes", "recipe", "shapes"],
     ["answer"],
     ["tiny"],
     ["triplets"],
@@ -39,6 +39,7 @@ LIGHT = [
     "compat",
     "boxes",
     "recipe",
+    "shapes",
     "answer",
     "triplets",
     "scorers",
