@@ -236,6 +236,8 @@ def _run(shape: str, case: Case, folder: Path, chosen: argparse.Namespace, resul
     for known in measure(shape, case, folder, chosen):
         result["cases"] = [*cases, known]
         result["equal"] &= all(side["status"] != "not equal" for side in known["sides"].values())
+        side, outcome = list(known["sides"].items())[-1]
+        print(f"{shape}, {case}: {side} is {outcome['status']}", file=sys.stderr, flush=True)
         if chosen.json:
             chosen.json.write_text(json.dumps(result, indent=1) + "\n")
 

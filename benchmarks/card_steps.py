@@ -36,7 +36,7 @@ def measure(job: Job) -> dict[str, Any]:
     except RuntimeError as error:
         if "out of memory" not in str(error):
             raise
-        return {"status": "out of memory", "phase": clock.current or "loading", "reason": str(error).splitlines()[0]}
+        return {"status": "out of memory", "phase": clock.where or "loading", "reason": str(error).splitlines()[0]}
 
 
 def _measure(job: Job, clock: Clock) -> dict[str, Any]:
@@ -257,8 +257,10 @@ def _mixed_precision(backend: Any) -> dict[str, bool]:
 
 
 def _precision(trainer: Any) -> str:
-    mixed = {"bfloat16": trainer.args.bf16, "float16": trainer.args.fp16}
-    return next((name for name, on in mixed.items() if on), str(trainer.model.dtype).removeprefix("torch."))
+    """The lowest in which anything is computed: also that of an adapter, which TRL makes bfloat16 on 4-bit weights."""
+    lower = {"bfloat16": trainer.args.bf16, "float16": trainer.args.fp16}
+    dtypes = {str(weight.dtype).removeprefix("torch.") for weight in trainer.model.parameters()}
+    return next((name for name, mixed in lower.items() if mixed or name in dtypes), "float32")
 
 
 def _completions(job: Job, backend: Any) -> list[list[int]]:

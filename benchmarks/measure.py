@@ -118,6 +118,7 @@ class Clock:
         self.seconds: defaultdict[str, Seconds] = defaultdict(lambda: ZERO)
         self.peaks: defaultdict[str, float] = defaultdict(float)
         self._running: list[str] = []
+        self._left: str | None = None
         self._last = ZERO
 
     def begin(self, name: str) -> None:
@@ -129,15 +130,18 @@ class Clock:
         self._running.pop()
 
     @property
-    def current(self) -> str | None:
-        """The innermost phase that has begun and not ended."""
-        return self._running[-1] if self._running else None
+    def where(self) -> str | None:
+        """The innermost phase that an exception has left, else the one that is running."""
+        return self._left or (self._running[-1] if self._running else None)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.begin(name)
         try:
             yield
+        except Exception:
+            self._left = self._left or name
+            raise
         finally:
             self.end()
 
