@@ -110,6 +110,12 @@ class Step:
         self.completions += [list(ids) for ids in completion_ids]
         return [sum(ids) % 97 / 97 for ids in completion_ids]
 
+    def keep(self, trainer: Any, loss: Tensor) -> None:
+        """What a micro-batch has come to: its loss, and the gradient so far."""
+        self.loss += float(loss)
+        trained = [(name, weight) for name, weight in trainer.model.named_parameters() if weight.grad is not None]
+        self.gradients = {name: weight.grad.clone() for name, weight in trained}
+
 
 def observed(base: type, step: Step) -> type:
     """The trainer class with its methods timed, from the outside and for every base alike."""
@@ -127,9 +133,7 @@ def observed(base: type, step: Step) -> type:
 
         def training_step(self, *args: Any, **options: Any) -> Any:
             loss = super().training_step(*args, **options)
-            step.loss += float(loss)
-            trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.grad is not None]
-            step.gradients = {name: weight.grad.clone() for name, weight in trained}
+            step.keep(self, loss)
             return loss
 
     def in_phase(name: str, method: Callable) -> Callable:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "grit_lite"
 LAYERS = [
     ["errors", "compat"],
     ["processes"],
-    ["boxes", "recipe", "machine"],
+    ["boxes", "recipe", "machine", "shapes"],
     ["answer"],
     ["tiny"],
     ["triplets"],
@@ -56,6 +56,7 @@ LIGHT = [
     "boxes",
     "recipe",
     "machine",
+    "shapes",
     "answer",
     "triplets",
     "scorers",
