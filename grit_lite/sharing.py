@@ -23,8 +23,9 @@ def share_prompts(base: type) -> type:
     """The subclass of a GRPOTrainer, TRL's own or one that was derived from its source, that runs every prompt once.
 
     Its constructor takes, beside the base's arguments, the `schedule` of its passes, and whether it samples with
-    `rollout` (`share_rollout`) or leaves that to the base, which then runs a prompt once for each completion. It is for
-    one process, a model with an adapter and without dropout, and TRL's own loop of prompt and completion.
+    `rollout` (`share_rollout`, `rollout_at_once` completions at the same time) or leaves that to the base, which then
+    runs a prompt once for each completion. It is for one process, a model with an adapter and without dropout, and TRL's
+    own loop of prompt and completion.
 
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
@@ -34,11 +35,19 @@ def share_prompts(base: type) -> type:
     from trl.models.utils import disable_gradient_checkpointing
 
     class SharedPromptTrainer(base):
-        def __init__(self, *args: Any, schedule: Schedule = PACKED, share_rollout: bool = True, **options: Any) -> None:
+        def __init__(
+            self,
+            *args: Any,
+            schedule: Schedule = PACKED,
+            share_rollout: bool = True,
+            rollout_at_once: int | None = None,
+            **options: Any,
+        ) -> None:
             super().__init__(*args, **options)
             self.vlm = VisionLanguageModel(self.model)
             self.schedule = schedule
             self.share_rollout = share_rollout
+            self.rollout_at_once = rollout_at_once
             self.prompts: dict[str, list[Prompt]] = {}  # of the last rollout in training, and in evaluation
             self.skipped_rows: Tensor | None = None
             if problems := _not_shareable(self):
@@ -67,7 +76,8 @@ def share_prompts(base: type) -> type:
             checkpointing_off = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
             with checkpointing_off, self.accelerator.autocast():
                 owners = [own[0] for own in images]
-                return sample(self.vlm, self.prompts[self._mode], owners, self._sampling()), None
+                prompts = self.prompts[self._mode]
+                return sample(self.vlm, prompts, owners, self._sampling(), self.rollout_at_once), None
 
         def _sampling(self) -> Sampling:
             options = self.args.generation_kwargs or {}
