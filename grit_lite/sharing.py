@@ -24,8 +24,8 @@ def share_prompts(base: type) -> type:
 
     Its constructor takes, beside the base's arguments, the `schedule` of its passes, and whether it samples with
     `rollout` (`share_rollout`, `rollout_at_once` completions at the same time) or leaves that to the base, which then
-    runs a prompt once for each completion. It is for one process, a model with an adapter and without dropout, and TRL's
-    own loop of prompt and completion.
+    runs a prompt once for each completion. It is for one process, a model with an adapter and without dropout, and
+    TRL's own loop of prompt and completion.
 
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.

@@ -13,6 +13,10 @@ from grit_lite.recipe import Recipe
 __all__ = ["VISION_TOKENS", "PlainBackend", "lora_targets"]
 
 
+# The vision tower and the head are small and sensitive.
+NOT_IN_4BIT = ["model.visual", "model.vision_tower", "lm_head"]
+
+
 class PlainBackend(LoadedModel):
     """See `Backend`."""
 
@@ -27,8 +31,7 @@ class PlainBackend(LoadedModel):
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=self.dtype,
-                # the vision tower and the head are small and sensitive
-                llm_int8_skip_modules=["model.visual", "model.vision_tower", "lm_head"],
+                llm_int8_skip_modules=NOT_IN_4BIT,
             )
         return AutoModelForImageTextToText.from_pretrained(
             location,
