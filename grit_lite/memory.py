@@ -270,7 +270,7 @@ class Plan:
         return line if estimate.total <= device.free else f"{line}. That may not fit. {self.advice(recipe)}"
 
     def advice(self, recipe: Recipe, *, after_failure: bool = False) -> str:
-        """The smallest change of the recipe that would fit; after a failure, with a pass and rollout a fifth smaller."""
+        """The smallest change of the recipe that would fit; after a failure, with a fifth less for pass and rollout."""
         limit, estimate = self.device.free, self.estimate(recipe)
         if after_failure:
             limit = min(limit, estimate.total - max(estimate.update, estimate.rollout) // 5)
