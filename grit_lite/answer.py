@@ -1,4 +1,4 @@
-"""The GRIT prompt per model family, and model text read back into a `GroundedAnswer`.
+"""The GRIT prompt, and model text read back into a `GroundedAnswer`.
 
 Model text is hostile data: reading takes time linear in its length, nothing is evaluated, everything past `MAX_CHARS`
 is ignored, and nothing in it raises. What counts as a written box is decided here and nowhere else.
@@ -39,7 +39,6 @@ class PromptTemplate:
 
 
 GRIT_PROMPT = PromptTemplate(grounded=QUESTION + INSTRUCTION, direct=QUESTION)
-PROMPTS: dict[str, PromptTemplate] = dict.fromkeys(("qwen2_5_vl", "qwen3_vl", "internvl"), GRIT_PROMPT)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
-from grit_lite.answer import PROMPTS, parse
+from grit_lite.answer import GRIT_PROMPT, parse
 from grit_lite.boxes import Size
 from grit_lite.errors import DataError
 from grit_lite.rewards import DEFAULT_PRESET, PRESETS, Judge, preset_terms, score, valid_boxes
@@ -112,8 +112,8 @@ ATTACKS: tuple[Attack, ...] = (
     Attack("names both answers", "relation", _in_format("The kite [10, 5, 40, 30].", "yes or no")),
     Attack("names every count", "count", _in_format("A mug [5, 20, 25, 45].", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9")),
     Attack("answers in the reasoning", "relation", "<think> yes, yes </think><rethink> yes </rethink> yes"),
-    Attack("prompt echo", "relation", PROMPTS["qwen2_5_vl"].render("Is the kite above the dog?")),
-    Attack("prompt echo, then a guess", "relation", PROMPTS["qwen2_5_vl"].render("Is it above?") + "<answer> no"),
+    Attack("prompt echo", "relation", GRIT_PROMPT.render("Is the kite above the dog?")),
+    Attack("prompt echo, then a guess", "relation", GRIT_PROMPT.render("Is it above?") + "<answer> no"),
     Attack("empty tags", "relation", "<think></think><rethink></rethink><answer>"),
     Attack("tag spam", "relation", "<think></think><rethink></rethink>" * 8 + "<answer> no"),
     Attack("repeated text", "relation", _in_format("the kite is over the dog and so it is " * 12, "no")),

@@ -104,11 +104,13 @@ def train(
 
 def _check_names(recipe: Recipe) -> None:
     """Refuse a model, a reward or a backend that cannot be had before there is a run folder."""
-    from grit_lite.backends import import_libraries, model_location
+    from grit_lite.backends import find_spec, import_libraries
+    from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
 
-    model_location(recipe.model)
     build_scorer(recipe.rewards)
+    find_spec(recipe)
+    number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
 
 
@@ -123,8 +125,11 @@ def _run_to_resume(output: Path | None, *others: Any) -> Any:
 
 
 def _default_recipe() -> str:
-    err.print("Recipe: tiny, the embedded model, because no other was named with --recipe.", soft_wrap=True)
-    return "tiny"
+    from grit_lite.machine import default_recipe, find_gpu
+
+    name, why = default_recipe(find_gpu())
+    err.print(Text(f"Recipe: {name}, because none was named with --recipe and {why}."), soft_wrap=True)
+    return name
 
 
 def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:

@@ -14,8 +14,8 @@ import psutil
 import torch
 
 from grit_lite.backends import model_location
-from grit_lite.backends.common import lora_targets
 from grit_lite.errors import OutOfMemory
+from grit_lite.families import FAMILIES
 from grit_lite.fitting import Changes, as_settings, change_that_fits
 from grit_lite.packing import CHUNK, PACKED, Schedule
 from grit_lite.recipe import Recipe
@@ -128,7 +128,7 @@ def model_sizes(config: Any, recipe: Recipe) -> ModelSizes:
 
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
-    targets = lora_targets(recipe)
+    targets = FAMILIES[config.model_type].lora_targets(recipe.lora_parts)
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
     packed = [layer.weight.numel() for name, layer in layers.items() if should_convert_module(name, NOT_IN_4BIT)]
     adapted = [layer for name, layer in layers.items() if re.fullmatch(targets, name)]
@@ -315,16 +315,7 @@ def adapter_bytes(sizes: ModelSizes, recipe: Recipe) -> int:
 def prompt_tokens(config: Any, recipe: Recipe, largest_image: int | None = None) -> int:
     """Tokens of a long prompt with its image."""
     pixels = min(recipe.max_pixels, largest_image or recipe.max_pixels)
-    return TEXT_TOKENS + image_tokens(config, pixels)
-
-
-def image_tokens(config: Any, pixels: int) -> int:
-    """Tokens of an image of so many pixels."""
-    vision = config.vision_config
-    if merge := getattr(vision, "spatial_merge_size", None):
-        return max(1, pixels // (vision.patch_size * merge) ** 2)
-    tiles = max(1, pixels // (vision.image_size[0] * vision.image_size[1]))  # InternVL, and its small copy of the whole
-    return config.image_seq_length * (tiles + (tiles > 1))
+    return TEXT_TOKENS + FAMILIES[config.model_type].image_tokens(pixels)
 
 
 def _update_bytes(sizes: ModelSizes, recipe: Recipe, prompt: int, itemsize: int, room: int) -> int:

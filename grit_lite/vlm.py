@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from grit_lite.compat import ensure_torchvision_ops
+from grit_lite.families import FAMILIES
 
 ensure_torchvision_ops()
 
@@ -20,8 +21,6 @@ from transformers import AttentionInterface, AttentionMaskInterface  # noqa: E40
 from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 from transformers.masking_utils import sdpa_mask  # noqa: E402
 
-# Classes of transformers whose language model takes our attention, by `config.model_type`.
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
 ATTENTION = "shared_prompt"
 
 

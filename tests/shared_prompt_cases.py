@@ -16,12 +16,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.models import save_random
-from grit_lite.backends.plain import lora_targets
+from grit_lite import families
 from grit_lite.packing import Group
-from grit_lite.recipe import load_recipe
 from grit_lite.vlm import Prompt, VisionLanguageModel
 
-FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl")
+FAMILIES = tuple(families.FAMILIES)
 LANGUAGE = ("language", "attention", "mlp")
 VISION = ("vision", "attention")
 TEMPERATURE = 0.9
@@ -45,10 +44,10 @@ def load_processor(folder: Path) -> Any:
 def load_model(folder: Path, lora_parts: Sequence[str] = LANGUAGE) -> PeftModel:
     """The model with an adapter as if trained; always the same weights, and nothing of ours in it."""
     model = AutoModelForImageTextToText.from_pretrained(folder, attn_implementation="sdpa", dtype=torch.float32)
-    recipe = load_recipe("tiny", [f"model={folder}", f"lora_parts=[{','.join(lora_parts)}]"])
     # With half the spread of the logits, float32's rounding of them is well below the tolerances.
     model.get_output_embeddings().weight.data.mul_(0.5)
-    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=lora_targets(recipe)))
+    targets = families.FAMILIES[model.config.model_type].lora_targets(lora_parts)
+    adapted = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=targets))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grit_lite.answer import (
+    GRIT_PROMPT,
     INSTRUCTION,
     MAX_BOXES,
     MAX_CHARS,
-    PROMPTS,
     PromptTemplate,
     has_valid_format,
     ordered_pairs,
@@ -31,14 +31,13 @@ def boxes(text):
 # prompts
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "internvl"])
-def test_the_grounded_prompt_is_grits_to_the_letter(family):
-    assert PROMPTS[family].render("Is it red?") == (
+def test_the_grounded_prompt_is_grits_to_the_letter():
+    assert GRIT_PROMPT.render("Is it red?") == (
         "\nQuestion: Is it red? First, think between <think> and </think> while output necessary coordinates needed to "
         "answer the question in JSON with key 'bbox_2d'. Then, based on the thinking contents and coordinates, rethink "
         "between <rethink> </rethink> and then answer the question after <answer>.\n"
     )
-    assert PROMPTS[family].render("Is it red?", style="direct") == "\nQuestion: Is it red?"
+    assert GRIT_PROMPT.render("Is it red?", style="direct") == "\nQuestion: Is it red?"
 
 
 def test_a_question_with_braces_stays_as_it_is():
@@ -88,13 +87,13 @@ def test_the_last_complete_answer_counts(text, expected):
 
 
 def test_an_echoed_prompt_is_no_answer_and_no_chain():
-    echo = parse(PROMPTS["qwen2_5_vl"].render("Is it [1, 2, 30, 40]?"))
+    echo = parse(GRIT_PROMPT.render("Is it [1, 2, 30, 40]?"))
     assert (echo.answer, echo.think, echo.rethink, echo.chain_boxes) == (None, None, None, ())
     assert not has_valid_format(echo)
 
 
 def test_what_follows_an_echoed_prompt_is_read_as_if_alone():
-    echoed = parse(PROMPTS["qwen3_vl"].render("Is the kite above?") + GOOD)
+    echoed = parse(GRIT_PROMPT.render("Is the kite above?") + GOOD)
     alone = parse(GOOD)
     assert (echoed.think, echoed.rethink, echoed.answer) == (alone.think, alone.rethink, alone.answer)
     assert echoed.boxes == alone.boxes
@@ -151,7 +150,7 @@ def test_an_answer_before_the_thinking_has_no_valid_format():
     assert has_valid_format(parse(whole))
     assert not has_valid_format(parse("<answer> " + whole))
     assert not has_valid_format(parse("<think> a </think> <answer> 1 <rethink> b </rethink> <answer> 2"))
-    assert has_valid_format(parse(PROMPTS["qwen3_vl"].grounded + whole))  # the echoed prompt's own <answer> is not one
+    assert has_valid_format(parse(GRIT_PROMPT.grounded + whole))  # the echoed prompt's own <answer> is not one
 
 
 def test_valid_format_needs_an_answer_with_text():

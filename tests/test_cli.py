@@ -93,9 +93,17 @@ def test_a_name_that_does_not_exist_is_refused_before_there_is_a_run(cli, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_is_not_cached_offline_says_so_and_the_run_says_it_failed(cli, tmp_path):
+def test_a_model_that_is_not_cached_offline_says_so_before_there_is_a_run(cli, tmp_path):
     outcome = cli("train", "--set", "model=nobody/nothing", "--output", tmp_path / "run")
-    refused(outcome, 4, "nobody/nothing", "HF_HUB_OFFLINE")
+    refused(outcome, 4, "nobody/nothing is not on this machine", "HF_HUB_OFFLINE")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_does_not_load_says_so_and_the_run_says_it_failed(cli, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    outcome = cli("train", "--set", f"model={tmp_path / 'model'}", "--output", tmp_path / "run")
+    refused(outcome, 4, "cannot be loaded", "the processor's files")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 

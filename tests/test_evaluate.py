@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from grit_lite.answer import PROMPTS
+from grit_lite.answer import GRIT_PROMPT
 from grit_lite.backends import Generated, ModelSpec, Request, open_backend
 from grit_lite.boxes import Box, BoxSpace
 from grit_lite.evaluate import evaluate, examples, shapes, short_ending, table
@@ -18,7 +18,7 @@ from grit_lite.recipe import Recipe
 from grit_lite.tiny.build import save_untrained
 from grit_lite.triplets import Triplet
 
-PROMPT = PROMPTS["qwen3_vl"]
+PROMPT = GRIT_PROMPT
 
 
 class Scripted:

@@ -25,7 +25,7 @@ from shared_prompt_cases import (
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer as trl_module
 
-from grit_lite.backends.plain import VISION_TOKENS
+from grit_lite import families
 from grit_lite.packing import PACKED, Schedule
 from grit_lite.sharing import share_prompts
 
@@ -123,7 +123,8 @@ class Trained:
 def unwanted(folder):
     tokenizer = load_processor(folder).tokenizer
     known = tokenizer.get_vocab()
-    return [tokenizer.pad_token_id, *(known[token] for token in VISION_TOKENS if token in known)]
+    vision = {token for family in families.FAMILIES.values() for token in family.vision_tokens}
+    return [tokenizer.pad_token_id, *sorted(known[token] for token in vision if token in known)]
 
 
 def watch(vlm):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grit_lite.answer import PROMPTS, has_valid_format, parse
+from grit_lite.answer import GRIT_PROMPT, has_valid_format, parse
 from grit_lite.boxes import Box
 from grit_lite.tiny import TRIPLETS, WEIGHTS, examples, questions
 from grit_lite.tiny.questions import KINDS, OPPOSITE, ask, box_text, held_out, middle
@@ -231,7 +231,7 @@ def test_the_folder_says_that_boxes_are_pixels_of_the_resized_picture(untrained)
     assert said["family"] == "qwen3_vl"
     assert said["box_space"] == "resized_pixels"
     assert said["prompt"]["direct"] == "\nQuestion: {question}"
-    assert said["prompt"]["grounded"] == PROMPTS["qwen3_vl"].grounded
+    assert said["prompt"]["grounded"] == GRIT_PROMPT.grounded
 
 
 def test_the_prompt_is_one_user_turn_with_the_picture_first(processor):

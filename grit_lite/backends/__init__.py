@@ -16,9 +16,11 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
-from grit_lite.answer import PROMPTS, PromptTemplate
+from grit_lite.answer import PromptTemplate
+from grit_lite.backends.configuration import find_family
 from grit_lite.boxes import BoxSpace, Size
 from grit_lite.errors import ModelError
+from grit_lite.families import FAMILIES
 from grit_lite.recipe import Recipe
 from grit_lite.tiny import WEIGHTS
 
@@ -62,14 +64,6 @@ class ModelSpec:
         prompt = {"grounded": self.prompts.grounded, "direct": self.prompts.direct}
         values = {"family": self.family, "box_space": str(self.box_space), "prompt": prompt, **extra}
         (folder / SPEC_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-# What a family does when its folder says nothing (grit-lite's own adapters always say).
-FAMILIES = {
-    "qwen2_5_vl": ModelSpec("qwen2_5_vl", BoxSpace.RESIZED_PIXELS, PROMPTS["qwen2_5_vl"]),
-    "qwen3_vl": ModelSpec("qwen3_vl", BoxSpace.NORM1000, PROMPTS["qwen3_vl"]),
-    "internvl": ModelSpec("internvl", BoxSpace.NORM1000, PROMPTS["internvl"]),
-}
 
 
 class Backend(Protocol):
@@ -242,6 +236,20 @@ def model_location(model: str) -> str:
     return model
 
 
+def find_spec(recipe: Recipe, adapter: Path | None = None) -> ModelSpec:
+    """How the model of a recipe reads and writes: what the adapter says, else the model's folder, else its family.
+
+    Raises:
+        ModelError: the model is not there, it may not be had, or it is of an unknown family and does not say.
+    """
+    location = model_location(recipe.model)
+    said = (adapter and read_spec(adapter)) or read_spec(Path(location))
+    if said is not None:
+        return said
+    family = find_family(location, recipe.revision)
+    return ModelSpec(family.model_type, family.box_space, family.prompts)
+
+
 def read_spec(folder: Path) -> ModelSpec | None:
     """The model spec that a folder carries, or None where it carries none.
 
@@ -253,6 +261,8 @@ def read_spec(folder: Path) -> ModelSpec | None:
         return None
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if values["family"] not in FAMILIES:
+            raise ValueError(f"its family is none of {', '.join(FAMILIES)}")
         prompts = PromptTemplate(**values["prompt"])
         return ModelSpec(values["family"], BoxSpace(values["box_space"]), prompts)
     except (ValueError, KeyError, TypeError) as error:

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from grit_lite.backends import FAMILIES, Generated, ModelSpec, Request, model_location, read_spec
+from grit_lite.backends import Generated, Request, find_spec, model_location
 from grit_lite.boxes import Size
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.errors import ModelError
+from grit_lite.families import FAMILIES
+from grit_lite.machine import find_gpu, number_format
 from grit_lite.recipe import Recipe
 
 ensure_torchvision_ops()
@@ -34,25 +36,6 @@ from grit_lite.vlm import Prompt, VisionLanguageModel, shares_prompts  # noqa: E
 
 disable_progress_bar()  # our own screen says what happens
 
-# A sampled vision token would ask for image features that do not exist, and end the next forward pass.
-VISION_TOKENS = (
-    "<|image_pad|>",
-    "<|video_pad|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<IMG_CONTEXT>",
-    "<img>",
-    "</img>",
-)
-
-# The linear layers of the Qwen and InternVL classes, as regular expressions over module names.
-_TOWERS = {"language": "language_model", "vision": "visual|vision_tower"}
-_LAYERS = {
-    "attention": r"(?:self_attn|attn|attention)\.(?:q_proj|k_proj|v_proj|o_proj|qkv|proj|projection_layer)",
-    "mlp": r"mlp\.(?:gate_proj|up_proj|down_proj|linear_fc1|linear_fc2|fc1|fc2)",
-}
-
 
 class LoadedModel:
     """A `Backend` but for `attach_lora`, `trainer_types` and the loading itself.
@@ -68,15 +51,16 @@ class LoadedModel:
     def __init__(self, recipe: Recipe, adapter: Path | None = None, reason: str = "") -> None:
         self.recipe, self.reason = recipe, reason
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.dtype = _dtype(recipe.dtype, self.device)
+        self.dtype: torch.dtype = getattr(torch, number_format(recipe.dtype, find_gpu()))
         location = model_location(recipe.model)
+        self.spec = find_spec(recipe, adapter)  # first: what cannot be used is refused before gigabytes are read
+        self.family = FAMILIES[self.spec.family]
         with explained(location):
             self.processor = self._load_processor(location)
             self.model: Any = self._load_model(location)
         # Vision-language configurations keep these in their text part only; the trainer warns where they are missing.
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             setattr(self.model.config, name, getattr(self.processor.tokenizer, name))
-        self.spec = self._find_spec(location, adapter)
         if adapter is not None:
             self.model = _load_adapter(self.model, adapter)
         self.model.eval()
@@ -88,22 +72,8 @@ class LoadedModel:
     def _load_processor(self, location: str) -> Any:
         processor = AutoProcessor.from_pretrained(location, revision=self.recipe.revision)
         processor.tokenizer.padding_side = "left"
-        size = processor.image_processor.size
-        if "longest_edge" in size:  # the Qwen family states both as a number of pixels
-            size["longest_edge"] = min(size["longest_edge"], self.recipe.max_pixels)
-            size["shortest_edge"] = min(size["shortest_edge"], size["longest_edge"])
+        self.family.limit_images(processor.image_processor, self.recipe.max_pixels)
         return processor
-
-    def _find_spec(self, location: str, adapter: Path | None) -> ModelSpec:
-        found = (
-            (adapter and read_spec(adapter)) or read_spec(Path(location)) or FAMILIES.get(self.model.config.model_type)
-        )
-        if found is None:
-            raise ModelError(
-                f"{location} is of the class '{self.model.config.model_type}', which grit-lite does not know how to "
-                f"prompt. Known: {', '.join(FAMILIES)}. A grit_lite.json in the model's folder can say how."
-            )
-        return found
 
     def _find_parts(self) -> None:
         """After each change of the model, because an adapter changes which parts are trained."""
@@ -173,7 +143,7 @@ class LoadedModel:
 
     def suppressed_tokens(self) -> list[int]:
         vocabulary = self.processor.tokenizer.get_vocab()
-        return [vocabulary[token] for token in VISION_TOKENS if token in vocabulary]
+        return [vocabulary[token] for token in self.family.vision_tokens if token in vocabulary]
 
     def _inference(self) -> contextlib.AbstractContextManager:
         """While it is open, the model is in the state in which it generates."""
@@ -255,26 +225,6 @@ class _Pieces(TextStreamer):
     def take(self) -> list[str]:
         pieces, self.waiting = self.waiting, []
         return pieces
-
-
-def lora_targets(recipe: Recipe) -> str:
-    """A regular expression, matched against whole module names, for the linear layers that carry LoRA."""
-    layers = [_LAYERS[part] for part in recipe.lora_parts if part in _LAYERS]
-    towers = [_TOWERS[part] for part in recipe.lora_parts if part in _TOWERS]
-    if not layers or not towers:
-        raise ModelError(
-            f"lora_parts is {list(recipe.lora_parts)}: name at least one of language and vision, and at least one of "
-            "attention and mlp."
-        )
-    return rf".*\.(?:{'|'.join(towers)})\..*\.(?:{'|'.join(layers)})"
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def _load_adapter(model: Any, adapter: Path) -> Any:

@@ -3,18 +3,15 @@
 from typing import Any
 
 # First, because it prepares and silences what the next ones load.
-from grit_lite.backends.common import VISION_TOKENS, LoadedModel, lora_targets  # isort: skip
+from grit_lite.backends.common import LoadedModel  # isort: skip
 
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
 from grit_lite.recipe import Recipe
 
-__all__ = ["VISION_TOKENS", "PlainBackend", "lora_targets"]
-
-
-# The vision tower and the head are small and sensitive.
-NOT_IN_4BIT = ["model.visual", "model.vision_tower", "lm_head"]
+# The way of an image and the head are small and sensitive.
+NOT_IN_4BIT = ["model.visual", "model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 class PlainBackend(LoadedModel):
@@ -49,7 +46,7 @@ class PlainBackend(LoadedModel):
             lora_alpha=recipe.lora_alpha,
             lora_dropout=0.0,  # with dropout the completions of a group could not share one pass over their prompt
             bias="none",
-            target_modules=lora_targets(recipe),
+            target_modules=self.family.lora_targets(recipe.lora_parts),
             task_type="CAUSAL_LM",
         )
         self.model = get_peft_model(self.model, lora)

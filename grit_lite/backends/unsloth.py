@@ -23,12 +23,12 @@ with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unslo
 
 FastVisionModel: Any = unsloth.FastVisionModel  # pyright: ignore[reportAttributeAccessIssue]  it sees this file
 
-from grit_lite.backends.common import LoadedModel, lora_targets  # noqa: E402
+from grit_lite.backends.common import LoadedModel  # noqa: E402
 from grit_lite.errors import ModelError  # noqa: E402
+from grit_lite.families import Family  # noqa: E402
 from grit_lite.recipe import Recipe  # noqa: E402
 
-PIXELS_PER_TOKEN = 28 * 28  # of an image; the least of the families whose images are limited by `max_pixels`
-TEXT_TOKENS = 4096  # of a prompt, or of the tiles of an InternVL image, at most
+TEXT_TOKENS = 4096  # of a prompt, generously
 
 
 class UnslothBackend(LoadedModel):
@@ -46,7 +46,7 @@ class UnslothBackend(LoadedModel):
                 revision=self.recipe.revision,
                 # Unsloth knows smaller downloads of many models, which have revisions of their own.
                 use_exact_model_name=self.recipe.revision is not None,
-                max_seq_length=longest_sequence(self.recipe),
+                max_seq_length=longest_sequence(self.recipe, self.family),
                 dtype=self.dtype,
                 load_in_4bit=self.recipe.load_in_4bit,
                 use_gradient_checkpointing=checkpointing(self.recipe),
@@ -76,7 +76,9 @@ class UnslothBackend(LoadedModel):
                 lora_alpha=recipe.lora_alpha,
                 lora_dropout=0.0,  # with dropout the completions of a group could not share one pass over their prompt
                 bias="none",
-                target_modules=lora_targets(recipe),  # decides alone; the four below are asked elsewhere
+                target_modules=self.family.lora_targets(
+                    recipe.lora_parts
+                ),  # decides alone; the four below are asked elsewhere
                 finetune_vision_layers="vision" in recipe.lora_parts,
                 finetune_language_layers="language" in recipe.lora_parts,
                 finetune_attention_modules="attention" in recipe.lora_parts,
@@ -113,6 +115,6 @@ def checkpointing(recipe: Recipe) -> str | bool:
     return "unsloth" if recipe.gradient_checkpointing else False
 
 
-def longest_sequence(recipe: Recipe) -> int:
+def longest_sequence(recipe: Recipe, family: Family) -> int:
     """Tokens of the longest prompt with a completion, generously; nothing is allocated for them."""
-    return recipe.max_pixels // PIXELS_PER_TOKEN + TEXT_TOKENS + recipe.max_completion_tokens
+    return family.image_tokens(recipe.max_pixels) + TEXT_TOKENS + recipe.max_completion_tokens

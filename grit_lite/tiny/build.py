@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grit_lite.answer import PROMPTS
+from grit_lite.answer import GRIT_PROMPT
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.tiny.questions import KINDS, OPPOSITE, ask, box_text
 from grit_lite.tiny.world import SIDE, make_scene
@@ -67,7 +67,7 @@ def save_model(folder: Path, model: "Qwen3VLForConditionalGeneration", tokenizer
 
 def conventions() -> dict:
     """What grit_lite.json says: this Qwen3-VL writes boxes in pixels of the resized picture, unlike its large kin."""
-    template = PROMPTS["qwen3_vl"]
+    template = GRIT_PROMPT
     prompt = {"grounded": template.grounded, "direct": template.direct}
     return {"family": "qwen3_vl", "box_space": "resized_pixels", "prompt": prompt}
 
@@ -201,7 +201,7 @@ def _words() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 def _texts() -> Iterator[str]:
     yield from [_EVERYDAY] * 20
-    prompt = PROMPTS["qwen3_vl"]
+    prompt = GRIT_PROMPT
     for index in range(300):
         scene = make_scene(index, "train")
         for kind in KINDS:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from grit_lite.answer import PROMPTS, has_valid_format, parse
+from grit_lite.answer import GRIT_PROMPT, has_valid_format, parse
 from grit_lite.boxes import union_iou
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.tiny import WEIGHTS
@@ -71,7 +71,7 @@ class Asker:
         return [begun + text for begun, text in zip(openings, said, strict=True)]
 
     def _prompt(self, question: SceneQuestion, grounded: bool) -> str:
-        text = PROMPTS["qwen3_vl"].render(question.question, style="grounded" if grounded else "direct")
+        text = GRIT_PROMPT.render(question.question, style="grounded" if grounded else "direct")
         content = [{"type": "image"}, {"type": "text", "text": text}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 

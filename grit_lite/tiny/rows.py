@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from grit_lite.answer import PROMPTS
+from grit_lite.answer import GRIT_PROMPT
 from grit_lite.tiny.build import GRID
 from grit_lite.tiny.questions import Asked, Pieces, box_pieces
 
@@ -178,7 +178,7 @@ class Packer:
         return ids, [weights[role] for role in token_roles], [role == "coordinate" for role in token_roles]
 
     def ask_directly(self, row: Row, asked: Asked) -> None:
-        question = PROMPTS["qwen3_vl"].render(asked.question, style="direct")
+        question = GRIT_PROMPT.render(asked.question, style="direct")
         # A direct relation answer stays a guess at this size: its noise gets a small weight.
         weights = STYLE_WEIGHTS if asked.kind == "relation" else DIRECT_WEIGHTS
         self.ask(row, question, [(asked.kind, direct_answer(asked), weights)])
@@ -190,16 +190,16 @@ class Packer:
             ("style", styled(asked, style), STYLE_WEIGHTS),
             (f"chain_{asked.kind}", full_chain(asked), CHAIN_WEIGHTS),
         ]
-        self.ask(row, PROMPTS["qwen3_vl"].render(asked.question), answers)
+        self.ask(row, GRIT_PROMPT.render(asked.question), answers)
 
     def ask_to_read(self, row: Row, asked: Asked) -> None:
         """A chain about boxes that nobody drew: only what is read from the coordinates counts."""
-        question = PROMPTS["qwen3_vl"].render(asked.question, style="direct")
+        question = GRIT_PROMPT.render(asked.question, style="direct")
         self.ask(row, question, [("reading", full_chain(asked), READING_WEIGHTS)])
 
     def ask_to_match(self, row: Row, asked: Asked) -> None:
         """A chain without boxes: only whether what it states is what was asked counts."""
-        question = PROMPTS["qwen3_vl"].render(asked.question, style="direct")
+        question = GRIT_PROMPT.render(asked.question, style="direct")
         pieces = styled(asked, "no_boxes")
         stated: Pieces = tuple((text, "filler" if role == "verdict" else role) for text, role in pieces[:-1])
         self.ask(row, question, [("matching", (*stated, pieces[-1]), READING_WEIGHTS)])
