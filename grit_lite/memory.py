@@ -14,7 +14,8 @@ import psutil
 import torch
 
 from grit_lite.backends import model_location
-from grit_lite.errors import OutOfMemory
+from grit_lite.backends.configuration import read_configuration
+from grit_lite.errors import ModelError, OutOfMemory
 from grit_lite.families import FAMILIES
 from grit_lite.fitting import Changes, as_settings, change_that_fits
 from grit_lite.packing import CHUNK, PACKED, Schedule
@@ -106,17 +107,14 @@ class ModelSizes:
 
 
 def model_config(recipe: Recipe) -> Any:
-    """The configuration of a recipe's model: of its folder, of the hub or its cache, else the published one, or None.
-
-    Raises:
-        ModelError: the name can be no model's.
-    """
-    from transformers import AutoConfig
+    """The configuration of a recipe's model: of its folder, the hub or its cache, else the published one, or None."""
+    from transformers import CONFIG_MAPPING
 
     try:
-        return AutoConfig.from_pretrained(model_location(recipe.model), revision=recipe.revision)
-    except (OSError, ValueError):  # not here, and the hub is out of reach; or a class that transformers does not know
+        values = read_configuration(model_location(recipe.model), recipe.revision)
+    except ModelError:  # not here, and the hub is out of reach or says no
         return published_config(recipe.model)
+    return CONFIG_MAPPING[values["model_type"]].from_dict(values) if values.get("model_type") in FAMILIES else None
 
 
 def model_sizes(config: Any, recipe: Recipe) -> ModelSizes:
@@ -145,21 +143,16 @@ def model_sizes(config: Any, recipe: Recipe) -> ModelSizes:
 # What a run needs
 
 
-def plan_for(recipe: Recipe, backend: str, *, largest_image: int | None = None) -> "Plan | None":
-    """What is known of the recipe's model on this machine; None where its configuration is nowhere to be had.
-
-    Args:
-        backend: the one that the recipe gets.
-        largest_image: pixels; None where only the recipe's limit is known.
-
-    Raises:
-        ModelError: the name can be no model's.
-    """
-    if (config := model_config(recipe)) is None:
-        return None
-    device = this_device()
-    vllm = device.kind == "cuda" and backend == "unsloth" and find_spec("vllm") is not None
-    return Plan(model_sizes(config, recipe), device, backend, vllm, largest_image)
+def vllm_obstacle(recipe: Recipe, model_type: str, backend: str, device: str) -> str | None:
+    """Why vLLM would not sample, as far as it can be told before it is opened."""
+    obstacles = {
+        "the recipe says so": recipe.vllm == "off",
+        "PyTorch finds no CUDA device here": device != "cuda",
+        "it is not installed here": find_spec("vllm") is None,
+        f"it does not take models of the class '{model_type}'": not FAMILIES[model_type].vllm,
+        "beside the plain backend it needs vllm: on": backend != "unsloth" and recipe.vllm != "on",
+    }
+    return next((reason for reason, holds in obstacles.items() if holds), None)
 
 
 @dataclass(frozen=True)
@@ -171,7 +164,7 @@ class Estimate:
         adapter: LoRA, its gradient and the optimizer's moments.
         update: what a pass keeps for its backward pass, above all that.
         rollout: keys, values and logits while completions are sampled; not at the same time as `update`.
-        engine: vLLM's, beyond the weights, which it shares.
+        engine: vLLM's, beyond the weights where it shares them.
         overhead: the device's context, or the process without the model.
     """
 
@@ -200,15 +193,14 @@ class Plan:
     """A model on a device, about which recipes can be asked what they need.
 
     Attributes:
-        backend: only the plain one samples with `rollout`.
-        vllm: whether vLLM samples.
+        backend: the one that recipes get; only the plain one samples with `rollout`, and only Unsloth shares the
+            weights with vLLM.
         largest_image: pixels of the largest image; None where only the recipe's limit is known.
     """
 
     sizes: ModelSizes
     device: Device
     backend: str
-    vllm: bool
     largest_image: int | None = None
 
     def estimate(self, recipe: Recipe) -> Estimate:
@@ -217,7 +209,9 @@ class Plan:
         itemsize = activation_bytes(recipe, device)
         weights, adapter = weight_bytes(sizes, recipe, itemsize), adapter_bytes(sizes, recipe)
         overhead = OVERHEAD[device.kind]
-        engine = max(0, int(recipe.vllm_memory_share * device.total) - weights) if vllm else 0
+        engine = int(recipe.vllm_memory_share * device.total) if vllm else 0
+        if self.backend == "unsloth":
+            engine = max(0, engine - weights)
         room = int(SHARE * max(0, device.free - weights - adapter - engine - overhead))
         prompt = prompt_tokens(sizes.config, recipe, self.largest_image)
         shared = sizes.shares and self.backend == "plain"
@@ -280,7 +274,7 @@ class Plan:
         return f"With {as_settings(changes)} it would need about {gib(total)}."
 
     def samples_with_vllm(self, recipe: Recipe) -> bool:
-        return self.vllm and recipe.vllm != "off"
+        return vllm_obstacle(recipe, self.sizes.config.model_type, self.backend, self.device.kind) is None
 
     def change_that_fits(self, recipe: Recipe, limit: int) -> Changes | None:
         """The smallest change of the recipe with which its estimate is at most `limit` bytes; None where none is."""

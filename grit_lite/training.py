@@ -121,12 +121,13 @@ def plan_memory(run: Run, triplets: Sequence[Triplet]) -> "Plan | None":
     """
     backend = import_libraries(run.recipe).name
     # Only now: what it imports, Unsloth has to rewrite first.
-    from grit_lite.memory import plan_for
+    from grit_lite.memory import Plan, model_config, model_sizes, this_device
 
     recipe = run.recipe_in_force
-    largest = max(triplet.size[0] * triplet.size[1] for triplet in triplets)
-    if (plan := plan_for(recipe, backend, largest_image=largest)) is None:
+    if (config := model_config(recipe)) is None:
         return None
+    largest = max(triplet.size[0] * triplet.size[1] for triplet in triplets)
+    plan = Plan(model_sizes(config, recipe), this_device(), backend, largest)
     run.update(memory={**run.facts().get("memory", {}), **plan.as_facts(recipe)})
     print(f"Memory: {plan.verdict(recipe)}", file=sys.stderr)
     return plan

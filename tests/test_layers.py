@@ -31,7 +31,7 @@ LAYERS = [
     ["trainer", "evaluate", "report"],
     ["screen"],
     ["chat"],
-    ["training"],
+    ["training", "doctor"],
     ["cli"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
