@@ -319,6 +319,24 @@ def _print_attacks(rows: Any) -> None:
 
 
 @app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Option(help="Only this recipe, by name or .yaml file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """See what this machine has, what a run would use, and what each recipe needs in memory.
+
+    Example: [bold]grit-lite doctor[/bold]
+    """
+    from grit_lite.doctor import examine, show
+
+    facts = examine(recipe)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        show(facts, out)
+
+
+@app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with grit-lite."""
     first_lines = {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in recipe_files().items()}

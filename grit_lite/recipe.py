@@ -77,6 +77,9 @@ class Recipe(BaseModel):
     completions_at_once: int | None = Field(
         default=None, gt=0, description="in one row, or of a prompt in one stage; null: a whole micro-batch, or one"
     )
+    completions_per_rollout: int | None = Field(
+        default=None, gt=0, description="sampled at the same time; null for a whole step; the tokens are the same"
+    )
     max_completion_tokens: int = Field(default=512, gt=0)
     temperature: float = Field(default=1.0, gt=0)
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -113,6 +113,16 @@ class Run:
         """Set top-level entries of run.json."""
         write_json(self.folder / "run.json", {**self.facts(), **facts})
 
+    @property
+    def recipe_in_force(self) -> Recipe:
+        """The recipe, with what was made smaller because a step did not fit into memory."""
+        return self.recipe.model_copy(update=self.facts().get("made_smaller", {}))
+
+    def make_smaller(self, changes: Mapping[str, Any], what: str) -> None:
+        """Change values of the recipe for the rest of the run, this process's and any that resumes it."""
+        self.update(made_smaller={**self.facts().get("made_smaller", {}), **changes})
+        self.changed(what)
+
     def changed(self, what: str) -> None:
         """Record a change that was made without being asked for."""
         self.update(changes=[*self.facts().get("changes", []), what])

@@ -26,9 +26,9 @@ def share_prompts(base: type) -> type:
     """The subclass of a GRPOTrainer, TRL's own or one that was derived from its source, that runs every prompt once.
 
     Its constructor takes, beside the base's arguments, the `schedule` of its passes and who samples: a vLLM `engine`,
-    else `rollout` (`share_rollout`), else the base, which then runs a prompt once for each completion. It is for a
-    model with an adapter and without dropout, and TRL's own loop of prompt and completion; in several processes, for
-    steps whose groups are not divided between them.
+    else `rollout` (`share_rollout`, `rollout_at_once` completions at the same time), else the base, which then runs a
+    prompt once for each completion. It is for a model with an adapter and without dropout, and TRL's own loop of prompt
+    and completion; in several processes, for steps whose groups are not divided between them.
 
     Raises:
         ValueError: by the constructor, where the settings ask for what the shared pass or rollout does not do.
@@ -43,6 +43,7 @@ def share_prompts(base: type) -> type:
             *args: Any,
             schedule: Schedule = PACKED,
             share_rollout: bool = True,
+            rollout_at_once: int | None = None,
             engine: Engine | None = None,
             **options: Any,
         ) -> None:
@@ -50,6 +51,7 @@ def share_prompts(base: type) -> type:
             self.vlm = VisionLanguageModel(self.model)
             self.schedule = schedule
             self.share_rollout = share_rollout
+            self.rollout_at_once = rollout_at_once
             self.engine = engine
             self.prompts: dict[str, list[Prompt]] = {}  # of the last rollout in training, and in evaluation
             self.images: dict[str, list[Any]] = {}  # of the same prompts, as they came: a list or None each
@@ -86,7 +88,7 @@ def share_prompts(base: type) -> type:
             with checkpointing_off, self.accelerator.autocast():
                 owners = [own[0] for own in images]
                 sampling = dataclasses.replace(self._sampling(), elsewhere=self._elsewhere(len(owners)))
-                return sample(self.vlm, self.prompts[self._mode], owners, sampling), None
+                return sample(self.vlm, self.prompts[self._mode], owners, sampling, self.rollout_at_once), None
 
         def _elsewhere(self, rows: int) -> tuple[int, int]:
             """How many rows the processes before this one and those after it sample."""

@@ -26,8 +26,9 @@ from grit_lite import processes
 from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Backend, Request, verify_arguments
 from grit_lite.errors import Diverged, ModelError
+from grit_lite.fitting import Failure
 from grit_lite.memory import SHARE, fitting_schedule, free_bytes
-from grit_lite.packing import Schedule
+from grit_lite.packing import PACKED, Schedule
 from grit_lite.recipe import Recipe
 from grit_lite.rewards import Scorer, valid_boxes
 from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
@@ -162,7 +163,9 @@ def _mean(values: Any) -> float | None:
 def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet], run: Run) -> Schedule:
     """The recipe's schedule, or the one that fits; a resumed run keeps its own, because another rounds differently."""
     if recipe.prompt_sharing != "auto":
-        return Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
+        schedule = Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
+        run.update(schedule=asdict(schedule))
+        return schedule
     if known := run.facts().get("schedule"):
         return Schedule(**known)
     model = backend.model
@@ -305,6 +308,7 @@ def build_trainer(
         base = share_prompts(base)
         sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
+        sharing["rollout_at_once"] = recipe.completions_per_rollout
         sharing["engine"] = backend.engine
     with server_explained(backend, recipe):
         trainer = _trainer_class(base)(
@@ -331,6 +335,7 @@ def _trainer_class(base: type) -> type:
             self.trainer = trainer
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.trainer.phase = "update"
             parameters = [p for p in self.trainer.model.parameters() if p.grad is not None]
             finite = all(torch.isfinite(parameter.grad).all() for parameter in parameters)
             if not finite and not may_scale_lower(self.trainer.accelerator.scaler):
@@ -352,6 +357,7 @@ def _trainer_class(base: type) -> type:
             self.on_step, self.stop_requested = on_step, stop_requested
             self.rollout_seconds = 0.0
             self.step_started = time.perf_counter()
+            self.phase = "starting"  # until its first rollout, then "rollout", "pass" and "update" of each step
             self.remove_callback(PrinterCallback)
             if "ref" in self.model.peft_config:
                 # TRL copies an adapter that is already there, to train against the copy. Ours is fresh, so the model
@@ -373,8 +379,10 @@ def _trainer_class(base: type) -> type:
 
         def _generate(self, prompts: Any) -> Any:
             started = time.perf_counter()
+            self.phase = "rollout"
             output = super()._generate(prompts)
             self.rollout_seconds = time.perf_counter() - started
+            self.phase = "pass"
             return output
 
         def _generate_single_turn(self, *args: Any, **options: Any) -> Any:
@@ -401,6 +409,7 @@ def _trainer_class(base: type) -> type:
             self.run.append(SAMPLES, samples)
             self.run.append(METRICS, [metrics])
             self.run.append(TIMING, [timing])
+            self.phase = "pass"  # weights, optimizer and rows are those of a whole step again
             self.on_step(metrics, timing, samples)
 
         def _timing(self, step: int, tokens: int) -> dict[str, Any]:
@@ -425,6 +434,18 @@ def _trainer_class(base: type) -> type:
 
         def _save_rng_state(self, output_dir: str) -> None:
             """Nothing reads it: every draw starts from (seed, step)."""
+
+        def failure(self, said: str) -> Failure:
+            """What did not fit, when a step has ended in a failed allocation."""
+            schedule = getattr(self, "schedule", PACKED)
+            staged = (schedule.at_once or 1) if schedule.staged else None
+            return Failure(self.state.global_step + 1, self.phase, said, staged)
+
+        def keep_last_step(self) -> None:
+            """A checkpoint of the last whole step, where a step has ended before its update began."""
+            newest = self.run.latest_checkpoint()
+            if self.phase in ("rollout", "pass") and (newest is None or newest[0] < self.state.global_step):
+                self._save_checkpoint(self.model, None)
 
         def report_divergence(self, step: int, what: str) -> NoReturn:
             """Every process has to come here."""

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -142,9 +142,22 @@ def import_libraries(recipe: Recipe) -> Choice:
     """
     if recipe.vllm_server and (missing := server_obstacle()):
         raise ModelError(f"The recipe names a vLLM server, but {missing}. Remedy that, or set vllm_server=null.")
+    return _choose(recipe, unsloth_obstacle)
+
+
+def expected_choice(recipe: Recipe) -> Choice:
+    """What `import_libraries` would choose, as far as it can be told without importing Unsloth.
+
+    Raises:
+        ModelError: the recipe asks for Unsloth and this machine cannot have it.
+    """
+    return _choose(recipe, missing_for_unsloth)
+
+
+def _choose(recipe: Recipe, find_obstacle: Callable[[], str | None]) -> Choice:
     if recipe.backend == "plain":
         return Choice("plain", "the recipe asks for it")
-    obstacle = _beyond_unsloth(recipe) or unsloth_obstacle()
+    obstacle = _beyond_unsloth(recipe) or find_obstacle()
     if obstacle is None:
         return Choice(
             "unsloth", "the recipe asks for it" if recipe.backend == "unsloth" else "CUDA and Unsloth are here"
@@ -174,9 +187,8 @@ def server_obstacle() -> str | None:
     return None
 
 
-@functools.cache  # a failed import must not be tried twice in a process
-def unsloth_obstacle() -> str | None:
-    """Why Unsloth cannot be used here; None where it can be, and then it has been imported."""
+def missing_for_unsloth() -> str | None:
+    """What Unsloth needs and is not here; None where there is nothing but importing it left to try."""
     import torch
 
     # The variable is Unsloth's own switch, with which its tests run it on a CPU.
@@ -184,6 +196,14 @@ def unsloth_obstacle() -> str | None:
         return "PyTorch finds no CUDA device here"
     if importlib.util.find_spec("unsloth") is None:
         return "Unsloth is not installed here (pip install 'grit-lite[gpu]')"
+    return None
+
+
+@functools.cache  # a failed import must not be tried twice in a process
+def unsloth_obstacle() -> str | None:
+    """Why Unsloth cannot be used here; None where it can be, and then it has been imported."""
+    if missing := missing_for_unsloth():
+        return missing
     try:
         importlib.import_module("grit_lite.backends.unsloth")
     except Exception as error:  # noqa: BLE001  it runs the code of a dozen libraries

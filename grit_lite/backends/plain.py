@@ -13,6 +13,9 @@ from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_se
 from grit_lite.engine import AdapterOnDisk, Engine, open_llm
 from grit_lite.recipe import Recipe
 
+# The way of an image and the head are small and sensitive.
+NOT_IN_4BIT = ["model.visual", "model.vision_tower", "model.multi_modal_projector", "lm_head"]
+
 
 class PlainBackend(LoadedModel):
     """See `Backend`."""
@@ -29,8 +32,7 @@ class PlainBackend(LoadedModel):
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=self.dtype,
-                # the way of an image and the head are small and sensitive
-                llm_int8_skip_modules=["model.visual", "model.vision_tower", "model.multi_modal_projector", "lm_head"],
+                llm_int8_skip_modules=NOT_IN_4BIT,
             )
         return AutoModelForImageTextToText.from_pretrained(
             location,
