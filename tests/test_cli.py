@@ -48,7 +48,9 @@ def test_help_names_every_command(cli):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "chat", "report", "rewards", "recipes", ("data", "check")], ids=str
+    "command",
+    ["train", "eval", "chat", "report", "rewards", "recipes", ("data", "check"), ("data", "fetch")],
+    ids=str,
 )
 def test_every_command_explains_itself(cli, command):
     words = (command,) if isinstance(command, str) else command

@@ -89,7 +89,7 @@ def test_a_row_of_metrics_is_the_mean_over_the_samples():
         sample(0.0, 0.0, tags=0.0),
     ]
     logs = {"loss": 0.1, "grad_norm": 0.2, "learning_rate": 1e-3, "kl": 0.3}
-    assert metrics_row(7, samples, logs, group=2) == {
+    assert metrics_row(7, samples, logs, group=2, sampler_gap=0.01) == {
         "step": 7,
         "reward": 0.75,  # (2 + 1 + 0 + 0) / 4
         "reward/tags": 0.375,
@@ -97,6 +97,7 @@ def test_a_row_of_metrics_is_the_mean_over_the_samples():
         "valid_format": 0.25,
         "completion_tokens": 10.0,
         "kl": 0.3,
+        "sampler_gap": 0.01,
         "loss": 0.1,
         "grad_norm": 0.2,
         "lr": 1e-3,
