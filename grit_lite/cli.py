@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grit_lite import __version__
+from grit_lite import __version__, processes
 from grit_lite.answer import plain
-from grit_lite.errors import DataError, GritLiteError, UsageError
+from grit_lite.errors import DataError, Elsewhere, GritLiteError, Stopped, UsageError
 from grit_lite.recipe import Recipe, load_recipe, recipe_files
 
 app = typer.Typer(
@@ -33,9 +33,28 @@ data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 
+class Form(StrEnum):
+    merged = "merged"
+    gguf = "gguf"
+    adapter = "adapter"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
 class BadRows(StrEnum):
     refuse = "refuse"
     skip = "skip"
+
+
+class Split(StrEnum):
+    train = "train"
+    val = "val"
+    all = "all"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read, and nothing else.")]
@@ -78,23 +97,33 @@ def train(
 
     Example: [bold]grit-lite train --triplets 20[/bold]
     """
-    from grit_lite.run import Run, new_folder
+    from grit_lite.run import Run, new_folder, open_together
 
-    if resume:
-        run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
-        _check_names(run.recipe)
-    else:
+    def choose() -> Recipe:
         name = recipe or _default_recipe()
-        chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
-        if dry_run:
-            return _print_recipe(chosen.model_dump(mode="json"), as_json)
+        return load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
+
+    def open_run() -> Run:
+        if resume:
+            run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
+            _check_names(run.recipe)
+            return run
+        chosen = choose()
         _check_names(chosen)
-        run = Run.create(output or new_folder(chosen), chosen)
+        return Run.create(output or new_folder(chosen), chosen)
+
+    if dry_run and not resume:
+        return _print_recipe(choose().model_dump(mode="json"), as_json)
+    processes.join()
+    run = open_together(open_run)
 
     from grit_lite.training import train as carry_out
 
-    err.print(Text(f"Run folder: {run.folder}"))
+    if processes.is_first():
+        err.print(Text(f"Run folder: {run.folder}"))
     result = carry_out(run, as_json=as_json)
+    if result is None:
+        return None
     if as_json:
         print(json.dumps({"event": "done", **result}, ensure_ascii=False))
     else:
@@ -103,11 +132,14 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse a model, a reward or a backend that cannot be had before there is a run folder."""
+    """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import find_spec, import_libraries
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
+    from grit_lite.triplets import require_fetched
 
+    recipe.of_one(processes.count())
+    require_fetched(recipe.data)
     build_scorer(recipe.rewards)
     find_spec(recipe)
     number_format(recipe.dtype, find_gpu())
@@ -195,6 +227,52 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    to: Annotated[Path | None, typer.Option(help="The folder to write.", show_default="RUN/export/FORMAT")] = None,
+    form: Annotated[
+        Form, typer.Option("--format", help="Merged weights, GGUF files (needs Unsloth), or the adapter.")
+    ] = Form.merged,
+    dtype: Annotated[Precision, typer.Option(help="Of merged weights; auto: as trained, else bfloat16.")] = (
+        Precision.auto
+    ),
+    quantization: Annotated[str, typer.Option(help="Of GGUF files, in llama.cpp's words.")] = "q8_0",
+    push: Annotated[str | None, typer.Option(help="Publish it on the hub as OWNER/NAME.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    questions: Annotated[int, typer.Option(min=0, help="How many the check asks; 0 leaves it out.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Make a finished run into a model that others can load, serve and publish, and check that it is the same.
+
+    Example: [bold]grit-lite export runs/tiny-20260102-030405[/bold]
+    """
+    from grit_lite.export import Wish
+    from grit_lite.export import export as carry_out
+
+    if private and push is None:
+        raise UsageError("--private is about a repository on the hub; name it with --push OWNER/NAME.")
+    wish = Wish(form.value, to, dtype.value, quantization, push, private, questions)
+    result = carry_out(run, wish, say=lambda text: err.print(Text(plain(text)), soft_wrap=True))
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        _print_export(result)
+
+
+def _print_export(result: dict[str, Any]) -> None:
+    for warning in result["warnings"]:
+        err.print(Text(f"Warning: {plain(warning)}", style="yellow"), soft_wrap=True)
+    if result["parity"]:
+        out.print(Text(f"Checked: {result['parity']['said']}"), soft_wrap=True)
+    out.print(Text(f"Exported: {result['folder']}  (model card: README.md)"), soft_wrap=True)
+    if "pushed" in result:
+        out.print(Text(f"Published: {result['pushed']}"), soft_wrap=True)
+    out.print(Text(f"Serve it: {result['serve']}"), soft_wrap=True)
+    if result["format"] != "gguf":
+        out.print(Text(f"Ask it: grit-lite chat IMAGE --model {result['folder']}"), soft_wrap=True)
+
+
+@app.command()
 def rewards(
     file: Annotated[Path, typer.Argument(help="Completions, a JSON object a line; a run's samples.jsonl will do.")],
     preset: Annotated[str, typer.Option(help="grit-lite, grit-paper or grit-code.")] = "grit-lite",
@@ -273,7 +351,7 @@ def recipes(as_json: Json = False) -> None:
 
 @data_app.command()
 def check(
-    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', or 'hf:NAME'.")],
+    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', 'grit', or 'hf:NAME'.")],
     column: Annotated[
         list[str] | None, typer.Option(help="field=name, where the data calls a field by another.")
     ] = None,
@@ -301,6 +379,58 @@ def check(
         out.print(Text(f"{path}: {len(loaded.triplets)} triplets, all good."))
 
 
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="'grit', the triplets that GRIT released.")],
+    split: Annotated[Split, typer.Option(help="train: 20 triplets; val: VSR, TallyQA and GQA.")] = Split.train,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch GRIT's released triplets, with the images of their rows and no others.
+
+    They go to grit-lite/data in $XDG_CACHE_HOME or ~/.cache, or to the folder that $GRIT_LITE_DATA names. Sizes are
+    shown first. What is there is not fetched again: repeat the command after a failure. Then: train --set data=grit.
+
+    Example: [bold]grit-lite data fetch grit[/bold]
+    """
+    from grit_lite.triplets.fetch import failure, plan_grit, summary
+
+    if name != "grit":
+        raise UsageError(
+            f"There is nothing to fetch called '{name}', only 'grit'. A dataset hf:NAME is fetched when used."
+        )
+    plan = plan_grit(["train", "val"] if split == Split.all else [split.value])
+    err.print(Text(plan.describe(), overflow="fold"), soft_wrap=True)
+    if plan.missing and not yes:
+        _ask_to_fetch(as_json)
+    outcomes = _fetch(plan, as_json)
+    if as_json:
+        print(json.dumps(summary(plan, outcomes), ensure_ascii=False))
+    if error := failure(plan, outcomes):
+        raise error
+    if not as_json:
+        out.print(Text(f"All files are in {plan.folder}.", overflow="fold"), soft_wrap=True)
+
+
+def _ask_to_fetch(as_json: bool) -> None:
+    if as_json or not sys.stdin.isatty():
+        raise UsageError("There is no terminal to ask for your consent on. Say --yes to fetch without being asked.")
+    if not typer.confirm("Fetch them?", err=True):
+        raise typer.Exit
+
+
+def _fetch(plan: Any, as_json: bool) -> list[Any]:
+    from rich.progress import track
+
+    from grit_lite.triplets.fetch import fetch_grit
+
+    try:
+        found = fetch_grit(plan)
+        return list(track(found, "Fetching images", len(plan.images), console=err, disable=as_json))
+    except KeyboardInterrupt:
+        raise Stopped("Stopped. What has arrived is kept; the same command goes on.") from None
+
+
 def _print_recipe(values: dict[str, Any], as_json: bool) -> None:
     import yaml
 
@@ -313,6 +443,8 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         app(arguments, prog_name="grit-lite")
+    except Elsewhere as error:
+        sys.exit(error.exit_code)
     except GritLiteError as error:
         if debug:
             raise
@@ -327,4 +459,5 @@ def main() -> None:
 
 def _print_error(message: str) -> None:
     """A message may quote a file's name or a model's text, so it is made safe for the terminal."""
-    err.print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)
+    where = "" if processes.is_first() else f"process {processes.index()}: "
+    err.print(Text.assemble((f"error: {where}", "bold red"), plain(message)), soft_wrap=True)

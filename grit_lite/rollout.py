@@ -38,6 +38,8 @@ class Sampling:
         end_tokens: ids that end a completion.
         suppressed: ids that are never drawn.
         stop_strings: texts that end a completion once it holds one, wholly; needs `tokenizer`.
+        elsewhere: how many completions other processes sample at the same time, before and after these in order. Random
+            numbers are drawn for them as well, so that the tokens do not depend on the number of processes.
     """
 
     max_new_tokens: int
@@ -48,6 +50,7 @@ class Sampling:
     suppressed: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     tokenizer: Any = None
+    elsewhere: tuple[int, int] = (0, 0)
 
     def for_generate(self) -> dict[str, Any]:
         """The same for the library's own `generate`, which serves the families whose prompts cannot be shared."""
@@ -253,7 +256,7 @@ class Draw:
     """The next token of each row, by the library's own warpers, and whether the row has ended with it."""
 
     def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
-        self.greedy, self.rows = sampling.temperature == 0, rows
+        self.greedy, self.rows, self.elsewhere = sampling.temperature == 0, rows, sampling.elsewhere
         self.warp = LogitsProcessorList()
         if sampling.suppressed:
             self.warp.append(SuppressTokensLogitsProcessor(list(sampling.suppressed), device=str(device)))
@@ -285,8 +288,9 @@ class Draw:
             return scores.argmax(-1)
         # This is how torch.multinomial draws one token. With numbers for all rows, also for those that have left, what
         # a row gets does not depend on when the others end, and is what `generate` would draw.
-        noise = torch.empty(self.rows, logits.shape[1], device=logits.device).exponential_()
-        return (torch.softmax(scores, -1) / noise[rows]).argmax(-1)
+        before, after = self.elsewhere
+        noise = torch.empty(before + self.rows + after, logits.shape[1], device=logits.device).exponential_()
+        return (torch.softmax(scores, -1) / noise[before:][rows]).argmax(-1)
 
     def _ended(self, tokens: Tensor, rows: Sequence[int]) -> Tensor:
         ended = torch.isin(tokens, self.end_tokens)

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from grit_lite import __version__
+from grit_lite import __version__, processes
 from grit_lite.backends import Backend, import_libraries, open_backend
-from grit_lite.errors import GritLiteError, OutOfMemory, Stopped, UsageError
+from grit_lite.errors import Elsewhere, GritLiteError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.recipe import Recipe, load_recipe
@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from grit_lite.memory import Plan
 
 
-def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
+def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
     """Carry out the recipe of a new or interrupted run.
 
     Returns:
-        What `grit-lite train --json` prints last: the folder, the last step's metrics, and the evaluation.
+        What `grit-lite train --json` prints last: the folder, the last step's metrics, and the evaluation. None in all
+        processes but the first.
 
     Raises:
         GritLiteError: with the exit code of its kind; `run.json` says how the run ended in every case.
@@ -42,11 +43,15 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
     except KeyboardInterrupt:
         error = stopped(run, stop.signal_number or signal.SIGINT)
         run.finish("stopped", error=str(error))
-        raise error from None
+        raise processes.known_to_all(error) from None
+    except Elsewhere:
+        raise
     except GritLiteError as error:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
     except Exception as error:
+        if processes.count() > 1 and run.facts().get("status") == "failed":
+            raise Elsewhere(1) from error  # the connection to a process that has failed, and has said so
         if is_out_of_memory(error):
             run.finish("failed", error=str(error))
             raise OutOfMemory(
@@ -59,18 +64,19 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
         run.close()
 
 
-def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any]:
+def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
-    triplets = prepare_data(run)
-    plan = plan_memory(run, triplets)
-    backend = open_backend(recipe)
-    backend.attach_lora(recipe)
-    run.update(status="running", versions={"grit-lite": __version__}, model=backend.describe())
+    run.update(status="running", processes=processes.count())
+    triplets, plan, backend = processes.together(lambda: prepare(run))
+    run.update(versions={"grit-lite": __version__}, model=backend.describe())
     with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
         optimise(run, backend, triplets, screen, stop, plan)
     remember_peak(run)
     if stop.signal_number is not None:
-        raise stopped(run, stop.signal_number)
+        raise processes.known_to_all(stopped(run, stop.signal_number))
+    processes.part()
+    if not processes.is_first():
+        return None
     save_adapter(run, backend)
     result = None
     if recipe.evaluate != "none":
@@ -88,10 +94,20 @@ def prepare_data(run: Run) -> list[Triplet]:
     chosen = sample(good, recipe.triplets, recipe.seed)
     run.check_data(loaded.sha256)
     run.update(data=describe_data(recipe, loaded, chosen))
-    (run.folder / "images").mkdir(exist_ok=True)
-    for triplet in chosen:
-        save_thumbnail(triplet, run.folder / "images" / f"{triplet.id}.png")
+    if processes.is_first():
+        (run.folder / "images").mkdir(exist_ok=True)
+        for triplet in chosen:
+            save_thumbnail(triplet, run.folder / "images" / f"{triplet.id}.png")
     return chosen
+
+
+def prepare(run: Run) -> tuple[list[Triplet], "Plan | None", Backend]:
+    """The triplets, what the run needs in memory, and the model with an adapter to train."""
+    triplets = prepare_data(run)
+    plan = plan_memory(run, triplets)
+    backend = open_backend(run.recipe)
+    backend.attach_lora(run.recipe)
+    return triplets, plan, backend
 
 
 def describe_data(recipe: Recipe, loaded: Loaded, chosen: Sequence[Triplet]) -> dict[str, Any]:
@@ -129,7 +145,9 @@ def plan_memory(run: Run, triplets: Sequence[Triplet]) -> "Plan | None":
     largest = max(triplet.size[0] * triplet.size[1] for triplet in triplets)
     plan = Plan(model_sizes(config, recipe), this_device(), backend, largest)
     run.update(memory={**run.facts().get("memory", {}), **plan.as_facts(recipe)})
-    print(f"Memory: {plan.verdict(recipe)}", file=sys.stderr)
+    verdict = plan.verdict(recipe)
+    if processes.is_first():
+        print(f"Memory: {verdict}", file=sys.stderr)
     return plan
 
 
@@ -160,17 +178,19 @@ def optimise(
     from grit_lite.trainer import build_trainer
     from grit_lite.vlm import shares_prompts
 
-    alarm = DeadSignalAlarm(run.recipe.dead_after)
+    alarms = [DeadSignalAlarm(run.recipe.dead_after), SamplerGapAlarm()]
 
     def on_step(metrics: dict[str, Any], timing: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         screen.step(metrics, timing, samples)
-        if advice := alarm.after(metrics):
+        for advice in filter(None, [alarm.after(metrics) for alarm in alarms]):
             run.changed(f"step {metrics['step']}: alarm: {advice}")
             screen.note(advice)
 
     scorer = build_scorer(run.recipe.rewards)
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
+    if run.recipe.vllm == "auto" and run.recipe.vllm_server is None and backend.engine_obstacle:
+        screen.note(f"Sampling without vLLM: {backend.engine_obstacle}.")
     retries = Retries(run, backend, plan)
 
     def trainer() -> Any:
@@ -181,7 +201,7 @@ def optimise(
             run,
             scorer,
             on_step=on_step,
-            stop_requested=lambda: stop.signal_number is not None,
+            stop_requested=stop.is_asked,
         )
 
     while failure := attempt(trainer(), run, screen):
@@ -328,6 +348,30 @@ class DeadSignalAlarm:
         )
 
 
+class SamplerGapAlarm:
+    """Says, once, that the sampler draws from another distribution than the one that is trained.
+
+    Bfloat16 alone makes vLLM and a trainer differ by 0.03 to 0.05 nats a token (root mean square; huggingface/trl
+    issue 6789, ServiceNow/Fast-LLM pull request 525). Twice that is no rounding: other weights, or an old adapter.
+    """
+
+    threshold = 0.1  # nats
+
+    def __init__(self) -> None:
+        self.has_spoken = False
+
+    def after(self, metrics: dict[str, Any]) -> str | None:
+        gap = metrics["sampler_gap"]
+        if gap is None or gap <= self.threshold or self.has_spoken:
+            return None
+        self.has_spoken = True
+        return (
+            f"vLLM draws tokens with log-probabilities {gap:.2f} nats away from the trainer's, where rounding explains "
+            f"no more than {self.threshold}. Completions that this makes unlikely ones are left out of the loss. If it "
+            "goes on, set vllm=off."
+        )
+
+
 class StopRequest:
     """The first Ctrl-C or SIGTERM asks for a stop after the step; a second one interrupts at once.
 
@@ -348,6 +392,12 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def is_asked(self) -> bool:
+        """Whether any process of the run has received a signal; all of them know of it from then on."""
+        if number := max(processes.gathered([self.signal_number or 0])):
+            self.signal_number = number
+        return bool(number)
 
     def interrupt_if_asked(self) -> None:
         """What has no steps to finish stops here."""

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "grit_lite"
 # One line per layer. This list is the architecture; the tree in the README repeats it for people.
 LAYERS = [
     ["errors", "compat"],
+    ["processes"],
     ["boxes", "recipe", "machine", "shapes"],
     ["fitting"],
     ["answer"],
@@ -24,6 +25,7 @@ LAYERS = [
     ["vlm"],
     ["packing"],
     ["rollout"],
+    ["engine"],
     ["sharing"],
     ["backends"],
     ["memory"],
@@ -31,19 +33,32 @@ LAYERS = [
     ["trainer", "evaluate", "report"],
     ["screen"],
     ["chat"],
-    ["training", "doctor"],
+    ["training", "export", "doctor"],
     ["cli"],
+    ["__main__"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "unsloth",
+    "vllm",
+}
 LIGHT = [
     "errors",
     "compat",
+    "processes",
     "boxes",
     "recipe",
+    "machine",
     "shapes",
     "fitting",
-    "machine",
     "answer",
     "triplets",
     "scorers",
@@ -92,7 +107,7 @@ def test_light_module_does_not_wait_for_torch(name):
     assert not heavy, f"{name} imports {sorted(heavy)} at the top; import them inside the function that needs them"
 
 
-@pytest.mark.parametrize("name", ["training", "chat", "evaluate"])
+@pytest.mark.parametrize("name", ["training", "chat", "evaluate", "export"])
 def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backend(name):
     code = f"import grit_lite.{name}, sys; print(*sorted({{'transformers', 'peft', 'trl'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -102,3 +117,9 @@ def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backe
 def test_only_one_file_may_import_unsloth():
     users = {path.name for path in SOURCES if any(name.split(".")[0] == "unsloth" for name in imports(path))}
     assert users <= {"unsloth.py"}
+
+
+def test_vllm_is_imported_in_one_file_and_not_at_its_top():
+    users = {path.name for path in SOURCES if any(name.split(".")[0] == "vllm" for name in imports(path))}
+    top = [path for path in SOURCES if any(name.split(".")[0] == "vllm" for name in imports(path, top_level_only=True))]
+    assert (users, top) == ({"engine.py"}, [])

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from grit_lite import processes
 from grit_lite.answer import PromptTemplate
 from grit_lite.backends.configuration import find_family
 from grit_lite.boxes import BoxSpace, Size
@@ -74,6 +75,8 @@ class Backend(Protocol):
     spec: ModelSpec
     model: Any
     processor: Any
+    engine: Any  # an `Engine`, where vLLM samples in the place of both; else None
+    engine_obstacle: str | None  # why there is none
 
     def attach_lora(self, recipe: Recipe) -> None:
         """Put a fresh, seeded, trainable adapter on the model."""
@@ -135,8 +138,10 @@ def import_libraries(recipe: Recipe) -> Choice:
     ours that needs them, so that nothing keeps what Unsloth replaces.
 
     Raises:
-        ModelError: the recipe asks for Unsloth and this machine cannot have it.
+        ModelError: the recipe asks for Unsloth, or for a vLLM server, and this machine cannot have it.
     """
+    if recipe.vllm_server and (missing := server_obstacle()):
+        raise ModelError(f"The recipe names a vLLM server, but {missing}. Remedy that, or set vllm_server=null.")
     return _choose(recipe, unsloth_obstacle)
 
 
@@ -152,7 +157,7 @@ def expected_choice(recipe: Recipe) -> Choice:
 def _choose(recipe: Recipe, find_obstacle: Callable[[], str | None]) -> Choice:
     if recipe.backend == "plain":
         return Choice("plain", "the recipe asks for it")
-    obstacle = find_obstacle()
+    obstacle = _beyond_unsloth(recipe) or find_obstacle()
     if obstacle is None:
         return Choice(
             "unsloth", "the recipe asks for it" if recipe.backend == "unsloth" else "CUDA and Unsloth are here"
@@ -162,6 +167,24 @@ def _choose(recipe: Recipe, find_obstacle: Callable[[], str | None]) -> Choice:
             f"The recipe asks for backend: unsloth, but {obstacle}. Remedy that, or set backend=auto or backend=plain."
         )
     return Choice("plain", obstacle)
+
+
+def _beyond_unsloth(recipe: Recipe) -> str | None:
+    """What the run wants that Unsloth does not do."""
+    if processes.count() > 1:
+        return f"the run has several processes ({processes.count()}), and Unsloth trains in one"
+    return "only the plain backend samples with a vLLM server" if recipe.vllm_server else None
+
+
+def server_obstacle() -> str | None:
+    """Why this machine cannot train with a vLLM server; None where it can."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device here, and the weights go to the server from one GPU to another"
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed here, whose code also sends the weights (pip install vllm)"
+    return None
 
 
 def missing_for_unsloth() -> str | None:

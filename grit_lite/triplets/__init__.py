@@ -1,8 +1,9 @@
 """1 DATA: image, question and answer, checked before anything is trained on them.
 
 Whatever the source (GRIT's JSONL, a folder, a Hugging Face dataset, the embedded twenty), a row becomes a `Triplet` or
-a `BadRow` that says where it is and how to put it right. The files in order: `images` reads one image, `rows` and `hub`
-read rows, `triplet` is what they become, `checking` makes it, `sampling` chooses; `load` and `accept` are the way in.
+a `BadRow` that says where it is and how to put it right. The files in order: `images` reads one image, `rows`, `hub`
+and `grit` read rows, `triplet` is what they become, `checking` makes it, `sampling` chooses; `load` and `accept` are
+the way in. What GRIT released is brought here by `fetch`: `download` is its network, `manifest` what has arrived.
 
 In a source, width, height and boxes are in pixels of the image as stored. From here on they are of the upright image.
 """
@@ -16,6 +17,7 @@ from typing import Literal
 from grit_lite import tiny
 from grit_lite.errors import DataError, UsageError
 from grit_lite.triplets.checking import Candidate, assemble, candidate
+from grit_lite.triplets.grit import is_grit, read_grit, require_fetched
 from grit_lite.triplets.hub import is_saved_dataset, read_hub
 from grit_lite.triplets.images import MAX_IMAGE_PIXELS, open_image
 from grit_lite.triplets.rows import FIELDS, BadRow, RawRow, read_jsonl
@@ -32,11 +34,12 @@ __all__ = [
     "from_scene_question",
     "load",
     "open_image",
+    "require_fetched",
     "sample",
 ]
 
 _LISTED_ROWS = 50
-_SOURCES = "Give a .jsonl file, a folder, a .parquet file, hf:NAME for a Hugging Face dataset, or 'embedded'."
+_SOURCES = "Give a .jsonl file, a folder, a .parquet file, hf:NAME for a Hugging Face dataset, 'grit' or 'embedded'."
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,9 @@ def load(
     """Every row of a source, checked to the last byte of its image; `grit-lite data check` is this function.
 
     Args:
-        source: "embedded", a .jsonl file, a folder, a .parquet file, or "hf:NAME[:SPLIT]". In a folder: triplets.jsonl,
-            else metadata.jsonl (its images under `file_name`), else all *.jsonl, else what `datasets` saved there.
+        source: "embedded", "grit" or "grit:val" once fetched, a .jsonl file, a folder, a .parquet file, or
+            "hf:NAME[[:CONFIGURATION]:SPLIT]". In a folder: triplets.jsonl, else metadata.jsonl (its images under
+            `file_name`), else all *.jsonl, else what `datasets` saved there.
         columns: GRIT's name of a field -> its name in the source, where they differ.
         split: only rows of this split; of a Hugging Face dataset the split to read, "train" where none is given.
         images: the folder that image paths are relative to; otherwise the data's own, then `images/` in it.
@@ -71,6 +75,7 @@ def load(
 
     Raises:
         DataError: there is no such source, or it holds no rows. Bad rows do not raise here; see `accept`.
+        NotFetched: it is not on this machine and has to be fetched first, or cannot be.
         UsageError: `columns` names a field that a triplet does not have.
     """
     columns = columns or {}
@@ -100,6 +105,8 @@ def _read(source: str, columns: Mapping[str, str], split: str | None) -> Iterato
     path = Path(source)
     if source == "embedded":
         return read_jsonl(tiny.TRIPLETS, columns)
+    if is_grit(source):
+        return read_grit(source)
     if source.startswith("hf:"):
         return read_hub(source.removeprefix("hf:"), columns, split)
     if path.is_dir():
