@@ -53,8 +53,10 @@ class Device:
         """More than this cannot be had: on a CPU what other programs leave, because they will not make room."""
         return self.total if self.kind == "cuda" else self.free
 
-    def __str__(self) -> str:
-        return f"the {self.name}" if self.kind == "cuda" else "this machine's free memory"
+    @property
+    def offer(self) -> str:
+        """What there is, in words."""
+        return f"{gib(self.limit)} that {f'{self.name} has' if self.kind == 'cuda' else 'this machine has free'}"
 
 
 def gib(size: float) -> str:
@@ -213,13 +215,13 @@ class Plan:
         if self.backend == "unsloth":
             engine = max(0, engine - weights)
         room = int(SHARE * max(0, device.free - weights - adapter - engine - overhead))
-        prompt = prompt_tokens(sizes.config, recipe, self.largest_image)
+        image = self._image_tokens(recipe)
         shared = sizes.shares and self.backend == "plain"
         return Estimate(
             weights=weights,
             adapter=adapter,
-            update=_update_bytes(sizes, recipe, prompt, itemsize, room),
-            rollout=0 if vllm else _rollout_bytes(sizes.config, recipe, prompt, itemsize, shared=shared),
+            update=_update_bytes(sizes, recipe, image, itemsize, room),
+            rollout=0 if vllm else rollout_bytes(sizes.config, recipe, image, itemsize, shared=shared),
             engine=engine,
             overhead=overhead,
         )
@@ -231,9 +233,8 @@ class Plan:
         that needs less may or may not.
         """
         itemsize = activation_bytes(recipe, self.device)
-        prompt = prompt_tokens(self.sizes.config, recipe, self.largest_image) - TEXT_TOKENS
         options = {"itemsize": itemsize, "checkpointing": recipe.gradient_checkpointing}
-        smallest = pass_bytes(self.sizes.config.get_text_config(), 1, prompt, 1, 1, **options)
+        smallest = pass_bytes(self.sizes.config.get_text_config(), 1, self._image_tokens(recipe), 1, 1, **options)
         held = weight_bytes(self.sizes, recipe, itemsize) + adapter_bytes(self.sizes, recipe)
         return held + int(LEAST_OF_ESTIMATE * smallest)
 
@@ -257,10 +258,10 @@ class Plan:
         estimate, device = self.estimate(recipe), self.device
         if (least := self.least(recipe)) > device.limit:
             raise OutOfMemory(
-                f"{recipe.model} does not fit: its weights, adapter and optimizer need {gib(least)} at least, and "
-                f"{device} has {gib(device.limit)}. {self.advice(recipe)}"
+                f"{recipe.model} does not fit: its weights, adapter and optimizer need at least {gib(least)} of the "
+                f"{device.offer}. {self.advice(recipe)}"
             )
-        line = f"about {gib(estimate.total)} of the {gib(device.limit)} of {device}: {estimate}"
+        line = f"about {gib(estimate.total)} of the {device.offer}: {estimate}"
         return line if estimate.total <= device.free else f"{line}. That may not fit. {self.advice(recipe)}"
 
     def advice(self, recipe: Recipe, *, after_failure: bool = False) -> str:
@@ -272,6 +273,10 @@ class Plan:
             return "No change of the recipe would make it fit; take a smaller model."
         total = self.estimate(recipe.model_copy(update=changes)).total
         return f"With {as_settings(changes)} it would need about {gib(total)}."
+
+    def _image_tokens(self, recipe: Recipe) -> int:
+        pixels = min(recipe.max_pixels, self.largest_image or recipe.max_pixels)
+        return FAMILIES[self.sizes.config.model_type].image_tokens(pixels)
 
     def samples_with_vllm(self, recipe: Recipe) -> bool:
         return vllm_obstacle(recipe, self.sizes.config.model_type, self.backend, self.device.kind) is None
@@ -306,13 +311,8 @@ def adapter_bytes(sizes: ModelSizes, recipe: Recipe) -> int:
     return sizes.lora_width * recipe.lora_rank * ADAPTER_BYTES
 
 
-def prompt_tokens(config: Any, recipe: Recipe, largest_image: int | None = None) -> int:
-    """Tokens of a long prompt with its image."""
-    pixels = min(recipe.max_pixels, largest_image or recipe.max_pixels)
-    return TEXT_TOKENS + FAMILIES[config.model_type].image_tokens(pixels)
-
-
-def _update_bytes(sizes: ModelSizes, recipe: Recipe, prompt: int, itemsize: int, room: int) -> int:
+def _update_bytes(sizes: ModelSizes, recipe: Recipe, image: int, itemsize: int, room: int) -> int:
+    prompt = image + TEXT_TOKENS
     rows, group = completions_per_pass(recipe), recipe.group_size
     lengths = {"prompt": prompt, "completion": recipe.max_completion_tokens}
     options = {"itemsize": itemsize, "checkpointing": recipe.gradient_checkpointing}
@@ -324,7 +324,7 @@ def _update_bytes(sizes: ModelSizes, recipe: Recipe, prompt: int, itemsize: int,
         prompts, at_once = 1, schedule.at_once or 1
     update = pass_bytes(text, prompts, prompt, at_once, recipe.max_completion_tokens, **options)
     if "vision" in recipe.lora_parts:
-        update += _tower_bytes(sizes.config, prompts * (prompt - TEXT_TOKENS), itemsize, kept=True)
+        update += _tower_bytes(sizes.config, prompts * image, itemsize, kept=True)
     return update
 
 
@@ -338,8 +338,17 @@ def completions_per_pass(recipe: Recipe) -> int:
     return recipe.completions_per_pass or recipe.prompts_per_step * recipe.group_size
 
 
-def _rollout_bytes(config: Any, recipe: Recipe, prompt: int, itemsize: int, *, shared: bool) -> int:
-    """Of our rollout, which keeps a prompt once, or of a library's, which keeps it once for each completion."""
+def rollout_bytes(
+    config: Any, recipe: Recipe, image: int, itemsize: int, *, shared: bool, text_tokens: int = TEXT_TOKENS
+) -> int:
+    """Estimated peak of a rollout, above the weights, in bytes.
+
+    Args:
+        image: tokens of the image of each prompt; `text_tokens` are the others.
+        itemsize: bytes of an activation.
+        shared: of our rollout, which keeps a prompt once; else of a library's, which keeps it for each completion.
+    """
+    prompt = image + text_tokens
     text = config.get_text_config()
     rows = recipe.prompts_per_step * recipe.group_size
     if shared:
@@ -350,7 +359,7 @@ def _rollout_bytes(config: Any, recipe: Recipe, prompt: int, itemsize: int, *, s
     # Our rollout holds the prompts twice for a moment, while it brings them to one length.
     cache = (2 * prompts if shared else rows) * prompt * token + rows * recipe.max_completion_tokens * token
     first = _layer_bytes(text, min(PREFILL_TOKENS, prompts * prompt), itemsize)
-    tower = _tower_bytes(config, prompts * (prompt - TEXT_TOKENS), itemsize, kept=False)
+    tower = _tower_bytes(config, prompts * image, itemsize, kept=False)
     logits = 6 * rows * text.vocab_size * 4  # of a token: logits, warped, probabilities, noise
     return cache + max(first, tower, logits)
 

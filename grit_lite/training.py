@@ -89,7 +89,7 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] |
 def prepare_data(run: Run) -> list[Triplet]:
     """The triplets of the recipe, checked and drawn; the run folder remembers them, with small copies of images."""
     recipe = run.recipe
-    loaded = load(recipe.data, columns=recipe.columns or None)
+    loaded = load(recipe.data, columns=recipe.columns or None, draw=(recipe.triplets, recipe.seed))
     good = accept(loaded, recipe.bad_rows)
     chosen = sample(good, recipe.triplets, recipe.seed)
     run.check_data(loaded.sha256)
@@ -115,7 +115,7 @@ def describe_data(recipe: Recipe, loaded: Loaded, chosen: Sequence[Triplet]) -> 
     return {
         "source": recipe.data,
         "sha256": loaded.sha256,
-        "rows": len(loaded.triplets),
+        "rows": loaded.rows,
         "skipped_bad_rows": len(loaded.bad_rows),
         "triplets": len(chosen),
         "by_dataset": kinds,

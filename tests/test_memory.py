@@ -186,8 +186,9 @@ def test_the_estimate_of_a_rollout_is_above_the_peak_and_not_far_above(backend, 
     prompt = backend.vlm.prompts(batch["input_ids"].tolist(), [1], batch)
     with LiveBytes() as counted:
         sample(backend.vlm, prompt, [0] * 8, Sampling(96, temperature=1.0), at_once)
-    tokens = batch["input_ids"].shape[1]
-    estimate = memory._rollout_bytes(backend.model.config, recipe, tokens, 4, shared=True)
+    image = int((batch["input_ids"] == backend.vlm.image_token).sum())
+    text = batch["input_ids"].shape[1] - image
+    estimate = memory.rollout_bytes(backend.model.config, recipe, image, 4, shared=True, text_tokens=text)
     assert counted.peak < estimate < 4 * counted.peak
 
 
@@ -203,7 +204,7 @@ def test_every_recipe_has_an_estimate_and_its_least_is_less(name):
 
 def test_what_cannot_fit_is_refused_with_the_numbers_and_the_change_that_would():
     recipe = Recipe(model="Qwen/Qwen2.5-VL-7B-Instruct", gradient_checkpointing=True)
-    refusal = r"need 16\.\d GiB at least, and the card has 15\.0 GiB\. With --set load_in_4bit=true it would need"
+    refusal = r"need at least 16\.\d GiB of the 15\.0 GiB that card has\. With --set load_in_4bit=true it would need"
     with pytest.raises(OutOfMemory, match=refusal):
         plan_of(recipe, 15).verdict(recipe)
 

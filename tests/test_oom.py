@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextDecoderLayer
 
+from grit_lite import memory, training
 from grit_lite.cli import main
 from grit_lite.fitting import halving, is_out_of_memory
 from grit_lite.run import METRICS, SAMPLES, read_rows
@@ -213,6 +214,24 @@ def test_an_evaluation_of_which_no_question_fits_ends_with_exit_5(arguments, tmp
         assert train(monkeypatch, *arguments, *settings, "--output", folder) == 5
     assert "not even one question at a time" in capsys.readouterr().err
     assert (folder / "adapter").is_dir()
+
+
+def test_a_run_has_the_estimate_of_its_memory_and_the_measured_peak(undisturbed):
+    memory = facts(undisturbed)["memory"]
+    assert memory["estimate_mib"]["total"] == memory["expected_mib"] < memory["limit_mib"]
+    assert memory["measured_mib"] > 100
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_loaded(arguments, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(memory, "this_device", lambda: memory.Device("cpu", "CPU", 2**20, 2**20))
+    monkeypatch.setattr(training, "open_backend", lambda *_: pytest.fail("it was loaded"))
+    assert train(monkeypatch, *arguments, "--output", folder) == 5
+    said = capsys.readouterr().err
+    assert "does not fit: its weights, adapter and optimizer need" in said
+    assert "of the 1 MiB that this machine has free. No change of the recipe would make it fit" in said
+    assert facts(folder)["status"] == "failed"
+    assert facts(folder)["memory"]["estimate_mib"]["weights"] > 1
 
 
 @pytest.mark.parametrize("error", REFUSALS.values(), ids=REFUSALS)
