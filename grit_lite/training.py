@@ -12,7 +12,7 @@ import torch
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, OutOfMemory, Stopped, UsageError
+from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
@@ -54,8 +54,8 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
     except Exception as error:  # a bug of ours or of a library: the folder says so, and the command line reports it
-        if processes.count() > 1 and run.facts().get("status") == "failed":
-            raise Elsewhere(1) from error  # the connection to a process that has failed, and has said so
+        if processes.tells_of_a_loss(error):
+            raise lost(run, error) from error
         run.finish("failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
@@ -212,6 +212,18 @@ def stopped(run: Run, number: int) -> Stopped:
         f"Stopped by {signal.Signals(number).name}. {kept}; go on with: grit-lite train --resume --output {run.folder}",
         number,
     )
+
+
+def lost(run: Run, error: Exception) -> GritLiteError:
+    """What to say where another process of the run does not answer any more."""
+    if run.facts().get("status") == "failed":
+        return Elsewhere(1)  # it has said why
+    loss = ModelError(
+        "Another process of the run ended without a word, or did not answer for too long; the launcher may know more. "
+        f"Go on with: grit-lite train --resume --output {run.folder}, started as before.\n({error})"
+    )
+    run.finish("failed", error=str(loss))
+    return loss
 
 
 class DeadSignalAlarm:
