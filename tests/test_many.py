@@ -59,7 +59,7 @@ def train_arguments(home, output, *, reward="by_letters"):
         "keep_checkpoints": 3,
         "prompts_per_step": 4,
         "group_size": 4,
-        "completions_per_pass": 8,
+        "completions_per_pass": 16,
         "max_grad_norm": 100,  # else clipping would hide a gradient of another length
         "max_completion_tokens": 8,
         "gradient_checkpointing": "true",
@@ -194,6 +194,12 @@ def test_several_processes_take_the_plain_backend_and_say_why(second_of_two):
     assert "several processes" in choice.reason
     with pytest.raises(ModelError, match=r"asks for backend: unsloth, but the run has several processes \(2\)"):
         import_libraries(Recipe(backend="unsloth"))
+
+
+def test_more_processes_than_gpus_are_refused(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ModelError, match=r"2 processes were started on a machine with 1 GPUs\. Use --num_processes 1"):
+        processes.join()
 
 
 def test_a_launcher_that_would_divide_the_model_is_refused(second_of_two, monkeypatch):

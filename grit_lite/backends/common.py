@@ -67,7 +67,7 @@ class LoadedModel:
 
     def __init__(self, recipe: Recipe, adapter: Path | None = None, reason: str = "") -> None:
         self.recipe, self.reason = recipe, reason
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _device()
         self.dtype = _dtype(recipe.dtype, self.device)
         location = model_location(recipe.model)
         with explained(location):
@@ -267,6 +267,11 @@ def lora_targets(recipe: Recipe) -> str:
             "attention and mlp."
         )
     return rf".*\.(?:{'|'.join(towers)})\..*\.(?:{'|'.join(layers)})"
+
+
+def _device() -> torch.device:
+    """By its number, because of several processes each has another GPU, and accelerate compares."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _dtype(name: str, device: torch.device) -> torch.dtype:
