@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, import_libraries, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, OutOfMemory, Stopped, UsageError
+from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.recipe import Recipe, load_recipe
@@ -50,8 +50,8 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
     except Exception as error:
-        if processes.count() > 1 and run.facts().get("status") == "failed":
-            raise Elsewhere(1) from error  # the connection to a process that has failed, and has said so
+        if processes.tells_of_a_loss(error):
+            raise lost(run, error) from error
         if is_out_of_memory(error):
             run.finish("failed", error=str(error))
             raise OutOfMemory(
@@ -327,6 +327,18 @@ def stopped(run: Run, number: int) -> Stopped:
         f"Stopped by {signal.Signals(number).name}. {kept}; go on with: grit-lite train --resume --output {run.folder}",
         number,
     )
+
+
+def lost(run: Run, error: Exception) -> GritLiteError:
+    """What to say where another process of the run does not answer any more."""
+    if run.facts().get("status") == "failed":
+        return Elsewhere(1)  # it has said why
+    loss = ModelError(
+        "Another process of the run ended without a word, or did not answer for too long; the launcher may know more. "
+        f"Go on with: grit-lite train --resume --output {run.folder}, started as before.\n({error})"
+    )
+    run.finish("failed", error=str(loss))
+    return loss
 
 
 class DeadSignalAlarm:
