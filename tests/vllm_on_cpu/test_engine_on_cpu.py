@@ -6,6 +6,7 @@ train the adapter further come last.
 
 import contextlib
 import importlib.util
+import itertools
 
 import pytest
 
@@ -170,6 +171,27 @@ def test_a_completion_ends_once_it_holds_a_stop_string_wholly(backend):
     assert stop in held
     assert whole.startswith(held)
     assert len(held) < len(whole)
+
+
+def test_an_interrupted_answer_does_not_come_with_the_next_one(backend, monkeypatch):
+    expected = sampled(backend, 2, 1)
+    engine = backend.engine.llm.llm_engine
+    monkeypatch.setattr(engine, "step", interrupted_after(3, engine.step))
+    with pytest.raises(KeyboardInterrupt):
+        sampled(backend, 3, 2)
+    monkeypatch.undo()
+    assert sampled(backend, 2, 1) == expected
+
+
+def interrupted_after(steps, step):
+    count = itertools.count(1)
+
+    def interrupted():
+        if next(count) > steps:
+            raise KeyboardInterrupt
+        return step()
+
+    return interrupted
 
 
 def test_an_image_that_the_engine_reads_in_other_tokens_is_refused(backend):
