@@ -65,7 +65,7 @@ def share_prompts(base: type) -> type:
             tokens, images, fields = super()._tokenize_prompts(distinct)
             counts = [len(own or []) for own in images or [[]] * len(distinct)]
             self.prompts[self._mode] = self.vlm.prompts(tokens, counts, fields)
-            self.images[self._mode] = images or [[]] * len(distinct)
+            self.images[self._mode] = [own or [] for own in images or [[]] * len(distinct)]
             numbers = [row // group for row in range(len(prompts))]
             return [tokens[number] for number in numbers], [[number] for number in numbers], {}
 

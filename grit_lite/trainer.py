@@ -246,8 +246,8 @@ def build_trainer(
         "fp16": on_cuda and backend.model.dtype is torch.float16,
         "use_cpu": not on_cuda,
         "use_vllm": shared_engine,  # else TRL would open an engine, where ours is open or none is wanted
-        # TRL's own values (2025's "When Speed Kills Stability"): a completion that the trainer finds more than three
-        # times as likely as its sampler did is left out.
+        # TRL's own values, after "When Speed Kills Stability" (2025): a completion that the trainer finds more than
+        # three times as likely as its sampler did is left out.
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "sequence_mask",
         "vllm_importance_sampling_clip_max": 3.0,

@@ -88,9 +88,7 @@ class UnslothBackend(LoadedModel):
     def _open_engine(self, location: str) -> Engine:
         from unsloth_zoo.vllm_utils import load_lora  # pyright: ignore[reportMissingImports]
 
-        folder = TemporaryDirectory(
-            prefix="grit-lite-adapter-"
-        )  # for its configuration; its tensors stay where they are
+        folder = TemporaryDirectory(prefix="grit-lite-adapter-")  # for the configuration; tensors go from hand to hand
 
         def hand_over() -> Any:
             return load_lora(self.model, folder.name, load_tensors=True) if isinstance(self.model, PeftModel) else None
