@@ -364,7 +364,8 @@ class SamplerGapAlarm:
     """Says, once, that the sampler draws from another distribution than the one that is trained.
 
     Bfloat16 alone makes vLLM and a trainer differ by 0.03 to 0.05 nats a token (root mean square; huggingface/trl
-    issue 6789, ServiceNow/Fast-LLM pull request 525). Twice that is no rounding: other weights, or an old adapter.
+    issue 6789, ServiceNow/Fast-LLM pull request 525; 0.01 in the mean on the embedded model). Twice that is not
+    rounding: other weights, or an old adapter.
     """
 
     threshold = 0.1  # nats
