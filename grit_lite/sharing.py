@@ -120,13 +120,14 @@ def share_prompts(base: type) -> type:
         def _generate_and_score_completions(self, inputs: Any) -> dict[str, Any]:
             processor = self.processing_class
             self.processing_class = _NumbersForImages(processor)
-            # TRL corrects for another sampler where this says so. Only now: its constructor would open one of its own.
-            self.use_vllm = self.engine is not None
+            if self.engine is not None:
+                # TRL corrects for another sampler then. Only now: its constructor would open one of its own.
+                self.use_vllm = True
             try:
                 output = super()._generate_and_score_completions(inputs)
             finally:
                 self.processing_class = processor
-            if self.engine is not None:
+            if self.use_vllm:
                 self._correct_for_sampler(output)
             return output
 
@@ -137,7 +138,10 @@ def share_prompts(base: type) -> type:
             """
             mask = output["completion_mask"].bool()
             gaps = output["old_per_token_logps"] - output["sampling_per_token_logps"]
-            self.sampler_gap = float(gaps[mask].abs().mean())
+            gaps = gaps.nan_to_num(nan=0.0)  # what a server cannot score, TRL does not correct
+            sums = torch.stack([gaps[mask].abs().sum(), mask.sum()])
+            total, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
+            self.sampler_gap = total / tokens
             ratio = gaps.masked_fill(~mask, 0).sum(1, keepdim=True).exp()  # TRL's `sequence_mask`
             weights = ratio.masked_fill(ratio > self.vllm_importance_sampling_clip_max, 0)
             output.setdefault("importance_sampling_ratio", weights)

@@ -241,6 +241,11 @@ def test_a_follower_of_a_run_writes_nothing_else(second_of_two, tmp_path):
     run.close()
 
 
+def test_several_processes_are_not_sampled_by_an_engine_in_each(second_of_two):
+    with pytest.raises(ModelError, match=r"vllm: on, but the run has several processes, .*vllm_server"):
+        PlainBackend(Recipe(vllm="on"))
+
+
 def test_an_error_that_all_processes_meet_is_said_by_the_first(second_of_two, monkeypatch):
     error = RecipeError("no such key")
     silent = processes.known_to_all(error)

@@ -478,6 +478,37 @@ def test_a_rollout_of_the_base_is_given_the_images_as_they_came(deepstack):
     assert ours == stock
 
 
+class Server(GRPOTrainer):
+    """Hands out what TRL's own generation draws as a vLLM server would: with log-probabilities of its own."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.use_vllm, self.vllm_mode = True, "server"  # only now, because the constructor would look for it
+
+    def _generate_single_turn(self, *arguments, **options):
+        assert self.use_vllm
+        self.use_vllm = False
+        tokens, _ = super()._generate_single_turn(*arguments, **options)
+        self.use_vllm = True
+        return tokens, [[-5.0 - 0.1 * (token % 3) for token in row] for row in tokens]
+
+
+class Served(share_prompts(Server)):
+    def __init__(self, **options):
+        super().__init__(share_rollout=False, **options)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_a_step_on_what_a_server_samples_is_trls(deepstack, beta):
+    ours, stock = Trained(deepstack, Served, beta=beta), Trained(deepstack, Server, beta=beta)
+    assert_not_idle(stock)
+    assert_equal(stock, ours)
+    assert ours.trainer.sampler_gap == pytest.approx(stock.logs[0]["sampling/sampling_logp_difference/mean"])
+    weights = [log["sampling/importance_sampling_ratio/mean"] for log in (ours.logs[0], stock.logs[0])]
+    assert weights[0] == pytest.approx(weights[1], rel=1e-4)
+    assert 0.05 < weights[1] < 3
+
+
 def sampling_elsewhere(offset=0.0):
     class SampledElsewhere(share_prompts(GRPOTrainer)):
         def __init__(self, **options):

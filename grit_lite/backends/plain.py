@@ -10,6 +10,7 @@ from grit_lite.backends.common import LoadedModel, longest_sequence  # isort: sk
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, set_seed
 
+from grit_lite import processes
 from grit_lite.engine import AdapterOnDisk, Engine, open_llm
 from grit_lite.recipe import Recipe
 
@@ -46,6 +47,8 @@ class PlainBackend(LoadedModel):
     def _engine_obstacles(self) -> Iterator[str]:
         if self.recipe.vllm_server is not None:
             yield "a vLLM server samples"
+        if processes.count() > 1:
+            yield "the run has several processes, for which vLLM samples as a server (vllm_server)"
         if self.recipe.vllm == "auto":
             yield "the plain backend would load the weights a second time for vLLM, and does so only with vllm: on"
         yield from super()._engine_obstacles()
