@@ -316,6 +316,17 @@ def test_the_engine_follows_the_adapter_from_step_to_step(training, backend, ada
     assert all((moved[name] != value).any() for name, value in adapter.items())
 
 
+def test_what_vllm_remembers_of_a_prompt_goes_with_the_adapter(backend, adapter):
+    restore(backend, adapter)
+    asked = [Request(picture(0, 112, 112), "How many of them are there? " * 40)]  # more than a block of its cache
+    assert gaps(backend, asked, 1.0).max() < LOGP
+    with torch.no_grad():
+        for name, value in backend.model.named_parameters():
+            if name in adapter:
+                value.mul_(2)
+    assert gaps(backend, asked, 1.0).max() < LOGP
+
+
 def test_an_adapter_that_is_not_handed_over_shows_in_the_gap(training, backend, monkeypatch):
     stale = backend.engine.adapter()
     monkeypatch.setattr(backend.engine, "adapter", lambda: stale)
