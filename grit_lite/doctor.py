@@ -21,6 +21,7 @@ from rich.text import Text
 
 from grit_lite.backends import expected_choice
 from grit_lite.errors import ModelError
+from grit_lite.families import FAMILIES
 from grit_lite.machine import default_recipe, find_gpu
 from grit_lite.recipe import Recipe, load_recipe, recipe_files
 from grit_lite.run import machine, read_facts
@@ -30,6 +31,10 @@ _PACKAGED, _CHECKOUT = Path(__file__).parent / "_tested", Path(__file__).parents
 LIBRARIES = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets")
 OPTIONAL = ("unsloth", "unsloth_zoo", "vllm")
 HUB_SECONDS = 3  # that the hub has to answer
+EXPLANATION = (
+    "total: weights, adapter with its optimizer, the larger of pass and rollout, vLLM, and 0.6 for CUDA or the "
+    "libraries; at least: what no way to divide a step gets below"
+)
 ROOMY = 2**50  # bytes: more than any device has
 Facts = dict[str, Any]
 
@@ -127,8 +132,8 @@ def library(name: str) -> Facts:
 
 def tested_versions() -> dict[str, str]:
     """The set of versions that the tests ran with, by package."""
-    packaged = sorted(_PACKAGED.glob("*.txt"))
-    files = packaged or [_CHECKOUT / "constraints.txt", *sorted(_CHECKOUT.glob("tests/*/constraints.txt"))]
+    checkout = (_CHECKOUT / "constraints.txt", _CHECKOUT / "tests" / "unsloth_on_cpu" / "constraints.txt")
+    files = sorted(_PACKAGED.glob("*.txt")) or checkout
     lines = [line.strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()]
     return dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
 
@@ -152,7 +157,7 @@ def _vllm_obstacle(recipe: Recipe, backend: str) -> str | None:
 
     if (config := _config(recipe)) is None:
         return "its model is not known"
-    return vllm_obstacle(recipe, config.model_type, backend, this_device().kind)
+    return vllm_obstacle(recipe, FAMILIES[config.model_type], backend, this_device().kind)
 
 
 def _config(recipe: Recipe) -> Any:
@@ -208,8 +213,7 @@ def measured_runs(root: Path = Path("runs"), newest: int = 5) -> Iterator[Facts]
 
 def show(facts: Facts, console: Console) -> None:
     """The same as tables, for 80 columns and more."""
-    for table in (_machine_table(facts), _library_table(facts["libraries"]), _would_table(facts["would"])):
-        console.print(table)
+    console.print(_machine_table(facts), "", _library_table(facts["libraries"]), "", _would_table(facts["would"]), "")
     here = [row for row in facts["memory"] if row["here"]]
     elsewhere = [row for row in facts["memory"] if not row["here"]]
     if here:
@@ -218,9 +222,11 @@ def show(facts: Facts, console: Console) -> None:
         if row["advice"]:
             console.print(Text(f"  {row['recipe']}: {row['advice']}", style="yellow"))
     if elsewhere:
-        console.print(_memory_table("Memory on a GPU with room for the fastest way, estimated, GiB", elsewhere))
+        console.print("", _memory_table("Memory on a GPU with room for the fastest way, estimated, GiB", elsewhere))
+    if facts["memory"]:
+        console.print(Text(EXPLANATION, style="dim"))
     if facts["runs"]:
-        console.print(_runs_table(facts["runs"]))
+        console.print("", _runs_table(facts["runs"]))
 
 
 def _machine_table(facts: Facts) -> Table:
@@ -298,7 +304,9 @@ def _runs_table(rows: list[Facts]) -> Table:
 
 
 def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, padding=(0, 1)
+    )
     table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right")

@@ -7,7 +7,7 @@ how near the measured peaks come. Nothing here has to be loaded or downloaded bu
 
 import re
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from itertools import chain
 from typing import Any
 
 import psutil
@@ -15,8 +15,9 @@ import torch
 
 from grit_lite.backends import model_location
 from grit_lite.backends.configuration import read_configuration
+from grit_lite.engine import obstacles
 from grit_lite.errors import ModelError, OutOfMemory
-from grit_lite.families import FAMILIES
+from grit_lite.families import FAMILIES, Family
 from grit_lite.fitting import Changes, as_settings, change_that_fits
 from grit_lite.packing import CHUNK, PACKED, Schedule
 from grit_lite.recipe import Recipe
@@ -145,16 +146,15 @@ def model_sizes(config: Any, recipe: Recipe) -> ModelSizes:
 # What a run needs
 
 
-def vllm_obstacle(recipe: Recipe, model_type: str, backend: str, device: str) -> str | None:
-    """Why vLLM would not sample, as far as it can be told before it is opened."""
-    obstacles = {
+def vllm_obstacle(recipe: Recipe, family: Family, backend: str, device: str) -> str | None:
+    """Why vLLM would not sample, as far as it can be told before the backend is opened."""
+    here = {
         "the recipe says so": recipe.vllm == "off",
+        "a vLLM server samples": recipe.vllm_server is not None,
         "PyTorch finds no CUDA device here": device != "cuda",
-        "it is not installed here": find_spec("vllm") is None,
-        f"it does not take models of the class '{model_type}'": not FAMILIES[model_type].vllm,
-        "beside the plain backend it needs vllm: on": backend != "unsloth" and recipe.vllm != "on",
+        "beside the plain backend only with vllm: on": backend != "unsloth" and recipe.vllm != "on",
     }
-    return next((reason for reason, holds in obstacles.items() if holds), None)
+    return next(chain((reason for reason, holds in here.items() if holds), obstacles(recipe, family)), None)
 
 
 @dataclass(frozen=True)
@@ -216,12 +216,12 @@ class Plan:
             engine = max(0, engine - weights)
         room = int(SHARE * max(0, device.free - weights - adapter - engine - overhead))
         image = self._image_tokens(recipe)
-        shared = sizes.shares and self.backend == "plain"
+        shared, elsewhere = sizes.shares and self.backend == "plain", vllm or recipe.vllm_server is not None
         return Estimate(
             weights=weights,
             adapter=adapter,
             update=_update_bytes(sizes, recipe, image, itemsize, room),
-            rollout=0 if vllm else rollout_bytes(sizes.config, recipe, image, itemsize, shared=shared),
+            rollout=0 if elsewhere else rollout_bytes(sizes.config, recipe, image, itemsize, shared=shared),
             engine=engine,
             overhead=overhead,
         )
@@ -279,7 +279,8 @@ class Plan:
         return FAMILIES[self.sizes.config.model_type].image_tokens(pixels)
 
     def samples_with_vllm(self, recipe: Recipe) -> bool:
-        return vllm_obstacle(recipe, self.sizes.config.model_type, self.backend, self.device.kind) is None
+        family = FAMILIES[self.sizes.config.model_type]
+        return vllm_obstacle(recipe, family, self.backend, self.device.kind) is None
 
     def change_that_fits(self, recipe: Recipe, limit: int) -> Changes | None:
         """The smallest change of the recipe with which its estimate is at most `limit` bytes; None where none is."""

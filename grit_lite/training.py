@@ -255,7 +255,8 @@ class Retries:
         from grit_lite.vlm import shares_prompts
 
         shares = recipe.prompt_sharing != "none" and shares_prompts(self.backend.model)
-        return smaller_parts(recipe, failure, shares=shares, own_rollout=shares and self.backend.shares_rollout)
+        own_rollout = shares and self.backend.shares_rollout and self.backend.engine is None
+        return smaller_parts(recipe, failure, shares=shares, own_rollout=own_rollout and recipe.vllm_server is None)
 
     def _explain(self, failure: Failure, recipe: Recipe) -> str:
         tries = f" after {self.count - 1} retries in smaller parts" if self.count > 1 else ""

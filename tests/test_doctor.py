@@ -12,7 +12,7 @@ from rich.console import Console
 
 from grit_lite import doctor
 from grit_lite.cli import main
-from grit_lite.doctor import examine, measured_runs, show, tested_versions
+from grit_lite.doctor import examine, measured_runs, show
 from grit_lite.recipe import recipe_files
 
 ROOT = Path(__file__).parents[1]
@@ -60,8 +60,8 @@ def test_it_says_what_train_would_use(facts):
 def test_the_tested_versions_are_those_of_the_constraints():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    assert pins.items() <= tested_versions().items()
-    assert tested_versions()["unsloth"]
+    assert pins.items() <= doctor.tested_versions().items()
+    assert doctor.tested_versions()["unsloth"]
 
 
 def test_an_installed_package_carries_the_tested_versions():
@@ -74,7 +74,7 @@ def test_an_installed_package_carries_the_tested_versions():
 
 def test_a_library_is_held_against_its_tested_version(facts):
     rows = {row["name"]: row for row in facts["libraries"]}
-    assert rows["trl"] == {"name": "trl", "here": version("trl"), "tested": tested_versions()["trl"]}
+    assert rows["trl"] == {"name": "trl", "here": version("trl"), "tested": doctor.tested_versions()["trl"]}
     assert doctor.library("no-such-library") == {"name": "no-such-library", "here": None, "tested": None}
 
 

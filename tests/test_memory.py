@@ -235,7 +235,7 @@ def test_where_nothing_helps_a_smaller_model_is_the_advice():
 
 
 def test_vllm_counts_its_share_once_where_it_shares_the_weights(monkeypatch):
-    monkeypatch.setattr(memory, "find_spec", lambda name: name)
+    monkeypatch.setattr(memory, "obstacles", lambda recipe, family: iter(()))
     recipe = Recipe(model="Qwen/Qwen2.5-VL-3B-Instruct", load_in_4bit=True, vllm="on", vllm_memory_share=0.5)
     plain = plan_of(recipe, 24)
     shared = Plan(plain.sizes, plain.device, "unsloth")

@@ -25,7 +25,7 @@ from shared_prompt_cases import picture
 from benchmarks.models import save_random
 from grit_lite.backends import Request, open_backend
 from grit_lite.backends.plain import PlainBackend
-from grit_lite.engine import Engine, EnginePrompt
+from grit_lite.engine import Engine, EnginePrompt, parameters
 from grit_lite.errors import ModelError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.packing import PACKED
@@ -147,6 +147,14 @@ def test_each_prompt_gets_its_number_of_completions_and_they_differ(backend):
 def test_the_seed_of_torch_decides_the_tokens(backend):
     assert sampled(backend, seed=3) == sampled(backend, seed=3)
     assert sampled(backend, seed=3) != sampled(backend, seed=4)
+
+
+def test_each_prompt_has_a_seed_of_its_own_which_only_torch_decides():
+    torch.manual_seed(3)
+    seeds = [parameters(Sampling(4, temperature=1.0), 2).seed for _ in range(3)]
+    torch.manual_seed(3)
+    assert [parameters(Sampling(4, temperature=1.0), 2).seed for _ in range(3)] == seeds
+    assert len(set(seeds)) == 3
 
 
 def test_completions_end_with_an_end_token_or_at_the_limit(backend):
@@ -314,6 +322,17 @@ def test_the_engine_follows_the_adapter_from_step_to_step(training, backend, ada
     assert logged == pytest.approx([row["sampler_gap"] for row in rows], rel=1e-4)
     moved = {name: value for name, value in backend.model.named_parameters() if name in adapter}
     assert all((moved[name] != value).any() for name, value in adapter.items())
+
+
+def test_what_vllm_remembers_of_a_prompt_goes_with_the_adapter(backend, adapter):
+    restore(backend, adapter)
+    asked = [Request(picture(0, 112, 112), "How many of them are there? " * 40)]  # more than a block of its cache
+    assert gaps(backend, asked, 1.0).max() < LOGP
+    with torch.no_grad():
+        for name, value in backend.model.named_parameters():
+            if name in adapter:
+                value.mul_(2)
+    assert gaps(backend, asked, 1.0).max() < LOGP
 
 
 def test_an_adapter_that_is_not_handed_over_shows_in_the_gap(training, backend, monkeypatch):
