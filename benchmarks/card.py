@@ -163,22 +163,17 @@ def _time_table(case: Mapping[str, Any], timed: Mapping[str, Any]) -> Table:
 
 
 def _memory_table(timed: Mapping[str, Any]) -> Table:
-    title = "Memory, MiB: of the process, then above the loaded model"
+    title = "Memory, MiB: of the process, then above the loaded model; estimates are those of grit_lite.memory"
     table = Table("side", title=title, title_justify="left")
-    columns = {
-        "loaded": "loaded",
-        "peak": "peak",
-        "reserved": "reserved",
-        "rollout": "rollout",
-        "reference_pass": "reference pass",
-        "policy_pass": "policy pass",
-        "estimate": "policy pass, estimated",
-    }
-    for name in columns.values():
+    estimated = ("peak", "rollout", "policy_pass")
+    for name in ("loaded", "peak", "estimate", "reserved", "rollout", "estimate", "policy pass", "estimate"):
         table.add_column(name, justify="right")
+    table.add_column("reference pass", justify="right")
     for side, result in timed.items():
-        values = {**result["memory"], "estimate": result["estimated_pass"]}
-        table.add_row(side, *("" if values[name] is None else f"{values[name]:.0f}" for name in columns))
+        memory = result["memory"]
+        peak, rollout, update = ((memory[name], result["estimate"][name]) for name in estimated)
+        values = [memory["loaded"], *peak, memory["reserved"], *rollout, *update, memory["reference_pass"]]
+        table.add_row(side, *("" if value is None else f"{value:.0f}" for value in values))
     return table
 
 

@@ -82,10 +82,14 @@ class Job:
         settings = {
             "model": self.folder,
             "backend": SIDES[self.side].backend,
+            "vllm": "off",
             "dtype": self.dtype,
             "load_in_4bit": self.load_in_4bit,
             "max_pixels": LARGEST,
             "max_completion_tokens": self.completion_tokens,
+            "group_size": self.group,
+            "prompts_per_step": self.prompts,
+            "completions_per_pass": self.rows,
             "gradient_checkpointing": True,
         }
         return load_recipe("tiny", [f"{name}={json.dumps(value)}" for name, value in settings.items()])

@@ -19,7 +19,7 @@ from benchmarks.measure import MIB, Clock, Meter, Seconds, device, median
 from benchmarks.setting import SEED, endless, plain_attention, question
 from benchmarks.step import PARTS, PHASES, Boundaries, Step, observed
 from grit_lite.backends import open_backend, verify_arguments
-from grit_lite.memory import pass_bytes
+from grit_lite.memory import adapter_bytes, model_sizes, pass_bytes, rollout_bytes, weight_bytes
 from grit_lite.sharing import share_prompts
 
 WARM_UP = 2  # steps before the first that is timed
@@ -45,9 +45,9 @@ def _measure(job: Job, clock: Clock) -> dict[str, Any]:
     backend = _open(job)
     facts = {**backend.describe(), "attention": backend.model.config.get_text_config()._attn_implementation}
     with tempfile.TemporaryDirectory() as output:
-        step = FirstStep(clock)
+        clock.meter = meter = Meter(clock.device)
+        step = FirstStep(clock, meter)
         trainer = _trainer(job, backend, step, output)
-        clock.meter = Meter(clock.device)
         course = Course(job, step, trainer)
         trainer.add_callback(course)
         trainer.train()
@@ -57,7 +57,7 @@ def _measure(job: Job, clock: Clock) -> dict[str, Any]:
         "differences": course.differences,
         **course.times(),
         "memory": course.memory(ballast.nbytes),
-        "estimated_pass": _estimated_pass(job, backend),
+        "estimate": _estimate(job, backend),
         "facts": facts | {"autocast": _precision(trainer)},
     }
 
@@ -92,6 +92,10 @@ def _draw_adapter(model: Any) -> None:
 
 class FirstStep(Step):
     """Keeps gradients of the checked step only: a copy of them would be part of the peaks."""
+
+    def __init__(self, clock: Clock, meter: Meter) -> None:
+        super().__init__(clock)
+        self.answers, self.meter = Answers(), meter
 
     def keep(self, trainer: Any, loss: Tensor) -> None:
         if trainer.state.global_step == 0:
@@ -182,13 +186,12 @@ def _policy_logps(trainer: Any, batch: Mapping[str, Any]) -> Tensor:
     return logps.float().cpu()
 
 
-def _trainer(job: Job, backend: Any, step: Step, output: str) -> Any:
+def _trainer(job: Job, backend: Any, step: FirstStep, output: str) -> Any:
     side = SIDES[job.side]
     config_type, base = backend.trainer_types()
     sharing = {"share_rollout": side.shares_rollout} if side.shared else {}
     base = share_prompts(base) if side.shared else base
     arguments = _arguments(job, backend, output)
-    step.answers = Answers()
     trainer = observed(given(base, _completions(job, backend), step.answers), step)(
         model=backend.model,
         args=config_type(**arguments, **_mixed_precision(backend)),
@@ -283,7 +286,9 @@ def _dataset(job: Job, backend: Any) -> Dataset:
 class Course(Boundaries):
     """Checks the first step, forgets the second, and keeps the times and the peaks of the others."""
 
-    def __init__(self, job: Job, step: Step, trainer: Any) -> None:
+    step: FirstStep
+
+    def __init__(self, job: Job, step: FirstStep, trainer: Any) -> None:
         super().__init__(step, with_memory=False)
         self.job, self.trainer = job, trainer
         self.differences: dict[str, float] | None = None
@@ -299,7 +304,7 @@ class Course(Boundaries):
             self.steps.append(dict(clock.seconds))
         else:
             clock.peaks.clear()
-            clock.meter.reserved = 0.0
+            self.step.meter.reserved = 0.0
         clock.seconds.clear()
 
     def _check_lengths(self) -> None:
@@ -338,9 +343,9 @@ class Course(Boundaries):
             "wall_steps": [one.wall for one in totals],
         }
 
-    def memory(self, ballast: int) -> dict[str, float]:
+    def memory(self, ballast: int) -> dict[str, float | None]:
         """MiB: of each part above the loaded model; and of the process, without what only makes the card smaller."""
-        clock, meter = self.step.clock, self.step.clock.meter
+        clock, meter = self.step.clock, self.step.meter
         above = {part: max(clock.peaks[phase] for phase in phases) for part, phases in PARTS.items()}
         loaded = (meter.base - ballast) / MIB
         reserved = meter.reserved - ballast / MIB if meter.reserved else None
@@ -354,10 +359,19 @@ def _total(seconds: Any) -> Seconds:
     return total
 
 
-def _estimated_pass(job: Job, backend: Any) -> float | None:
-    """MiB that `memory` expects of a policy pass above the model; for the shared pass only, which it describes."""
-    if not SIDES[job.side].shared:
-        return None
-    sizes = (-(-job.rows // job.group), job.prompt_tokens, job.rows, job.completion_tokens)
-    text = backend.model.config.get_text_config()
-    return pass_bytes(text, *sizes, itemsize=backend.model.dtype.itemsize, checkpointing=True) / MIB
+def _estimate(job: Job, backend: Any) -> dict[str, float]:
+    """MiB that `memory` expects, of what `memory()` measures: of the process, and of two parts above the loaded model.
+
+    It knows our pass and our rollout; of the others it knows that they hold each prompt once for each completion.
+    """
+    recipe, config, side = backend.recipe, backend.model.config, SIDES[job.side]
+    sizes, itemsize = model_sizes(config, recipe), backend.model.dtype.itemsize
+    prompts = -(-job.rows // job.group) if side.shared else job.rows
+    lengths = (prompts, job.prompt_tokens, job.rows, job.completion_tokens)
+    update = pass_bytes(config.get_text_config(), *lengths, itemsize=itemsize, checkpointing=True)
+    rollout = rollout_bytes(
+        config, recipe, job.prompt_tokens, itemsize, shared=side.shares_rollout, text_tokens=0
+    )  # of a prompt that is all image: the tower's part is small, and a few words are few
+    held = weight_bytes(sizes, recipe, itemsize) + adapter_bytes(sizes, recipe)
+    expected = {"peak": held + max(update, rollout), "policy_pass": update, "rollout": rollout}
+    return {name: size / MIB for name, size in expected.items()}

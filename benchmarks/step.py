@@ -1,7 +1,8 @@
 """One whole GRPO step: TRL's own trainer against the same trainer with shared prompts.
 
 Both get the same model, adapter, prompt, seed, configuration and reward, and each time afresh, so that every repetition
-is the very same step.
+is the very same step. Stock Unsloth is in `card`, which has a process for each side, because Unsloth rewrites TRL's
+trainer for a whole process.
 """
 
 import argparse

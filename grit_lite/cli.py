@@ -133,17 +133,18 @@ def train(
 
 def _check_names(recipe: Recipe) -> None:
     """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
-    from grit_lite.backends import find_spec, import_libraries
+    from grit_lite.backends import find_spec, import_libraries, model_location
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
     from grit_lite.triplets import require_fetched
 
     recipe.of_one(processes.count())
     require_fetched(recipe.data)
+    model_location(recipe.model)
     build_scorer(recipe.rewards)
-    find_spec(recipe)
     number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
+    find_spec(recipe)  # not before Unsloth, which chooses how the hub's client downloads
 
 
 def _run_to_resume(output: Path | None, *others: Any) -> Any:

@@ -117,6 +117,10 @@ class Engine:
             ModelError: the engine reads a prompt in other tokens than the trainer.
             FloatingPointError: the model gave no finite probabilities.
         """
+        while (
+            self.llm.llm_engine.has_unfinished_requests()
+        ):  # a Ctrl-C has left them; their outputs would come with ours
+            self.llm.llm_engine.step()
         outputs = self.llm.generate(
             [self._request(prompt) for prompt in prompts],
             [parameters(sampling, number) for _ in prompts],

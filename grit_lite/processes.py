@@ -34,10 +34,16 @@ def join() -> None:
     """Meet the other processes, before anything else is asked of them, and take the GPU of this one.
 
     Raises:
-        ModelError: there are more processes on this machine than GPUs.
+        ModelError: the launcher wants the model divided, or there are more processes on this machine than GPUs.
     """
     if count() == 1:
         return
+    for divides in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{divides}", "false").lower() == "true":
+            raise ModelError(
+                f"The launcher is set to divide the model ({divides}), and grit-lite keeps a whole one in each: "
+                "start it with accelerate launch --multi_gpu, or answer accelerate config anew."
+            )
     import torch
     from accelerate import PartialState
 
@@ -83,6 +89,15 @@ def together(work: Callable[[], T]) -> T:
     if failed:
         raise Elsewhere(codes[failed[0]] or 1)
     return result
+
+
+def tells_of_a_loss(error: Exception) -> bool:
+    """Whether an error says that another process does not answer any more; those of gloo have no class of their own."""
+    if count() == 1:
+        return False
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 def known_to_all(error: GritLiteError) -> GritLiteError:

@@ -109,7 +109,7 @@ def share_prompts(base: type) -> type:
             return Sampling(
                 self.max_completion_length,
                 temperature=self.temperature,
-                top_k=self.top_k,
+                top_k=max(self.top_k, 0),  # with an engine Unsloth says -1 for all
                 top_p=self.top_p,
                 end_tokens=tuple(self.eos_token_ids),
                 suppressed=tuple(options.get("suppress_tokens") or ()),

@@ -203,8 +203,8 @@ def sampling_arguments(backend: Backend, recipe: Recipe) -> dict[str, Any]:
         "top_k": recipe.top_k,
         "use_vllm": False,  # else TRL would open an engine of its own, where ours is open or none is wanted
         "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
-        # TRL's own values (2025's "When Speed Kills Stability"): a completion that the trainer finds more than three
-        # times as likely as its sampler did is left out.
+        # TRL's own values, after "When Speed Kills Stability" (2025): a completion that the trainer finds more than
+        # three times as likely as its sampler did is left out.
         "vllm_importance_sampling_correction": True,
         "vllm_importance_sampling_mode": "sequence_mask",
         "vllm_importance_sampling_clip_max": 3.0,

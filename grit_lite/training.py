@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, import_libraries, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, OutOfMemory, Stopped, UsageError
+from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.recipe import Recipe, load_recipe
@@ -50,8 +50,8 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
     except Exception as error:
-        if processes.count() > 1 and run.facts().get("status") == "failed":
-            raise Elsewhere(1) from error  # the connection to a process that has failed, and has said so
+        if processes.tells_of_a_loss(error):
+            raise lost(run, error) from error
         if is_out_of_memory(error):
             run.finish("failed", error=str(error))
             raise OutOfMemory(
@@ -89,7 +89,7 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] |
 def prepare_data(run: Run) -> list[Triplet]:
     """The triplets of the recipe, checked and drawn; the run folder remembers them, with small copies of images."""
     recipe = run.recipe
-    loaded = load(recipe.data, columns=recipe.columns or None)
+    loaded = load(recipe.data, columns=recipe.columns or None, draw=(recipe.triplets, recipe.seed))
     good = accept(loaded, recipe.bad_rows)
     chosen = sample(good, recipe.triplets, recipe.seed)
     run.check_data(loaded.sha256)
@@ -115,7 +115,7 @@ def describe_data(recipe: Recipe, loaded: Loaded, chosen: Sequence[Triplet]) -> 
     return {
         "source": recipe.data,
         "sha256": loaded.sha256,
-        "rows": len(loaded.triplets),
+        "rows": loaded.rows,
         "skipped_bad_rows": len(loaded.bad_rows),
         "triplets": len(chosen),
         "by_dataset": kinds,
@@ -330,6 +330,18 @@ def stopped(run: Run, number: int) -> Stopped:
     )
 
 
+def lost(run: Run, error: Exception) -> GritLiteError:
+    """What to say where another process of the run does not answer any more."""
+    if run.facts().get("status") == "failed":
+        return Elsewhere(1)  # it has said why
+    loss = ModelError(
+        "Another process of the run ended without a word, or did not answer for too long; the launcher may know more. "
+        f"Go on with: grit-lite train --resume --output {run.folder}, started as before.\n({error})"
+    )
+    run.finish("failed", error=str(loss))
+    return loss
+
+
 class DeadSignalAlarm:
     """Says, once each time it happens, that the rewards have stopped telling completions apart."""
 
@@ -353,7 +365,8 @@ class SamplerGapAlarm:
     """Says, once, that the sampler draws from another distribution than the one that is trained.
 
     Bfloat16 alone makes vLLM and a trainer differ by 0.03 to 0.05 nats a token (root mean square; huggingface/trl
-    issue 6789, ServiceNow/Fast-LLM pull request 525). Twice that is no rounding: other weights, or an old adapter.
+    issue 6789, ServiceNow/Fast-LLM pull request 525; 0.01 in the mean on the embedded model). Twice that is not
+    rounding: other weights, or an old adapter.
     """
 
     threshold = 0.1  # nats

@@ -70,9 +70,8 @@ def test_sides_are_measured_in_processes_of_their_own_and_not_again(tmp_path, ca
         assert side["memory"].keys() == PARTS | {"loaded", "peak", "reserved"}
         assert side["facts"]["backend"] == "plain"
     stock, shared = case["sides"].values()
-    assert (stock["estimated_pass"], stock["facts"]["attention"]) == (None, "sdpa")
-    assert shared["estimated_pass"] > 0
-    assert shared["facts"]["attention"] == "shared_prompt"
+    assert (stock["facts"]["attention"], shared["facts"]["attention"]) == ("sdpa", "shared_prompt")
+    assert all(stock["estimate"][part] > shared["estimate"][part] > 0 for part in ("rollout", "policy_pass"))
     assert all(difference <= 1e-5 for difference in shared["differences"].values())
     assert case["ratio"]["trl"]["ours"] == pytest.approx(stock["seconds"]["step"] / shared["seconds"]["step"])
     assert (tmp_path / "card.txt").read_text() in capsys.readouterr().out

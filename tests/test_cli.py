@@ -7,6 +7,7 @@ import zlib
 
 import pytest
 
+from benchmarks.models import configuration
 from grit_lite.cli import main
 from grit_lite.machine import default_recipe, find_gpu
 from grit_lite.recipe import Recipe
@@ -111,8 +112,7 @@ def test_a_model_that_is_not_cached_offline_says_so_before_there_is_a_run(cli, t
 
 
 def test_a_model_that_does_not_load_says_so_and_the_run_says_it_failed(cli, tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    configuration("qwen3_vl", "miniature").save_pretrained(tmp_path / "model")  # and no weights beside it
     outcome = cli("train", "--recipe", "tiny", "--set", f"model={tmp_path / 'model'}", "--output", tmp_path / "run")
     refused(outcome, 4, "cannot be loaded", "the processor's files")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"

@@ -90,6 +90,13 @@ class Site(ThreadingHTTPServer):
         return [path for method, path in self.requests if method == what]
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[], Site]]:
     running = []
@@ -369,7 +376,6 @@ def test_a_certificate_of_another_name_is_refused(https_site, quick):
 
 def test_through_a_proxy_names_are_the_proxys_to_look_up(site, monkeypatch, quick):
     monkeypatch.setenv("HTTPS_PROXY", site.origin)
-    monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setattr(Handler, "do_CONNECT", lambda self: (self.answer(), None)[1], raising=False)
     with pytest.raises(NotFetched):
         quick(pauses=()).fetch(["https://images.example/a.jpg"], 100)
@@ -379,7 +385,11 @@ def test_through_a_proxy_names_are_the_proxys_to_look_up(site, monkeypatch, quic
     assert len(site.requests) == 1
 
 
-def test_a_name_that_nobody_knows_is_a_matter_of_the_network(quick):
+def test_a_name_that_nobody_knows_is_a_matter_of_the_network(quick, monkeypatch):
+    def look_up(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     with pytest.raises(NotFetched, match=r"the name nowhere.invalid is not known here .*; check the network"):
         quick(pauses=()).fetch(["https://nowhere.invalid/a.jpg"], 100)
 
@@ -925,7 +935,9 @@ def test_the_command_can_be_stopped(cli, world, folder, monkeypatch):
         handler.reply(200, b"late")
 
     world.files[IMAGES[TRAIN[1]]] = interrupt
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     code, _, err = cli("grit", "--yes")
+    signal.signal(signal.SIGINT, before)
     assert code == 130
     assert "What has arrived is kept; the same command goes on" in err
     assert [file for file in files_in(folder) if file in TRAIN] == TRAIN[:1]

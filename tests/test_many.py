@@ -15,12 +15,13 @@ from grit_lite import processes
 from grit_lite.backends import import_libraries
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.cli import main
-from grit_lite.errors import Elsewhere, ModelError, RecipeError
+from grit_lite.errors import Elsewhere, ModelError, RecipeError, UsageError
 from grit_lite.recipe import Recipe
-from grit_lite.run import METRICS, SAMPLES, read_rows
+from grit_lite.run import METRICS, SAMPLES, Follower, Run, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
 from grit_lite.trainer import sampling_arguments, server_explained
+from grit_lite.training import lost
 
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "grit_lite"]
 REWARDS = """
@@ -58,7 +59,7 @@ def train_arguments(home, output, *, reward="by_letters"):
         "keep_checkpoints": 3,
         "prompts_per_step": 4,
         "group_size": 4,
-        "completions_per_pass": 8,
+        "completions_per_pass": 16,
         "max_grad_norm": 100,  # else clipping would hide a gradient of another length
         "max_completion_tokens": 8,
         "gradient_checkpointing": "true",
@@ -193,6 +194,51 @@ def test_several_processes_take_the_plain_backend_and_say_why(second_of_two):
     assert "several processes" in choice.reason
     with pytest.raises(ModelError, match=r"asks for backend: unsloth, but the run has several processes \(2\)"):
         import_libraries(Recipe(backend="unsloth"))
+
+
+def test_more_processes_than_gpus_are_refused(second_of_two, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ModelError, match=r"2 processes were started on a machine with 1 GPUs\. Use --num_processes 1"):
+        processes.join()
+
+
+def test_a_launcher_that_would_divide_the_model_is_refused(second_of_two, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ModelError, match=r"divide the model \(FSDP\).*--multi_gpu"):
+        processes.join()
+
+
+RESET = RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:42923: Connection reset by peer")
+
+
+def test_a_process_that_is_gone_is_named_as_the_reason_unless_it_has_given_one(second_of_two, tmp_path, monkeypatch):
+    assert processes.tells_of_a_loss(RESET)
+    assert not processes.tells_of_a_loss(RuntimeError("a bug"))
+    monkeypatch.setenv("RANK", "0")
+    run = Run.create(tmp_path / "run", Recipe())
+    error = lost(run, RESET)
+    assert isinstance(error, ModelError)
+    assert "ended without a word" in run.facts()["error"]
+    monkeypatch.setenv("RANK", "1")
+    Follower(run.folder).finish("failed", error="out of memory")
+    assert run.facts()["error"] == "process 1: out of memory"
+    assert isinstance(lost(run, RESET), Elsewhere)
+    run.close()
+
+
+def test_a_follower_of_a_run_writes_nothing_else(second_of_two, tmp_path):
+    run = Run.create(tmp_path / "run", Recipe())
+    follower = Follower(run.folder)
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    follower.update(status="done")
+    follower.changed("something")
+    follower.finish("stopped", error="asked")
+    follower.append(METRICS, [{"step": 1}])
+    follower.rewind(0)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+    with pytest.raises(UsageError, match="shared disk"):
+        Follower(tmp_path / "elsewhere")
+    run.close()
 
 
 def test_an_error_that_all_processes_meet_is_said_by_the_first(second_of_two, monkeypatch):

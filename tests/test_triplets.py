@@ -725,6 +725,40 @@ def test_grits_rows_are_drawn_half_of_counts_and_half_of_relations(n, counting, 
     assert {row.dataset for row in sample(many(tallyqa=100), min(n, 100), seed=0)} == {"tallyqa"}
 
 
+def numbered(folder: Path, bad: set[int] = frozenset()) -> Path:
+    """Twelve rows with an image each, six of each dataset; `bad` ones are cut short."""
+    content = encode(picture((64, 64)), "JPEG")
+    for number in range(12):
+        (folder / f"{number}.jpg").write_bytes(content[: 300 if number in bad else None])
+    kinds = ["vsr"] * 6 + ["tallyqa"] * 6
+    return write(folder, *(row(answer=f"{n}", image=f"{n}.jpg", dataset=kind) for n, kind in enumerate(kinds)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_only_images_of_rows_that_are_drawn_are_opened(tmp_path, seed):
+    drawn = sample(load(numbered(tmp_path)).triplets, 4, seed)
+    loaded = load(numbered(tmp_path, bad={*range(12)} - {int(row.answer) for row in drawn}), draw=(4, seed))
+    assert (loaded.triplets, loaded.bad_rows, loaded.rows) == (drawn, [], 12)
+    assert sample(loaded.triplets, 4, seed) == drawn
+    assert loaded.sha256 == load(numbered(tmp_path), draw=(4, seed)).sha256
+
+
+def test_where_a_drawn_image_is_bad_every_row_is_looked_at(tmp_path):
+    first = int(sample(load(numbered(tmp_path)).triplets, 4, 0)[0].answer)
+    data = numbered(tmp_path, bad={first, 11, 10})
+    assert load(data, draw=(4, 0)) == load(data)
+    assert {row.line for row in load(data, draw=(4, 0)).bad_rows} == {first + 1, 12, 11}
+
+
+def test_where_a_row_is_bad_or_all_are_drawn_every_row_is_looked_at(tmp_path):
+    data = numbered(tmp_path)
+    for draw in ((12, 0), (13, 0), (None, 0), (0, 0)):
+        assert load(data, draw=draw) == load(data)
+    data.write_bytes(data.read_bytes() + b"\nnot a row")
+    assert load(data, draw=(4, 0)) == load(data)
+    assert len(load(data, draw=(4, 0)).triplets) == 12
+
+
 def test_no_number_takes_all():
     assert len(sample(many(a=3), None, seed=0)) == 3
 

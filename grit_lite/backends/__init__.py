@@ -18,7 +18,7 @@ from PIL import Image
 
 from grit_lite import processes
 from grit_lite.answer import PromptTemplate
-from grit_lite.backends.configuration import find_family
+from grit_lite.backends.configuration import find_family, read_configuration
 from grit_lite.boxes import BoxSpace, Size
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES
@@ -288,6 +288,7 @@ def find_spec(recipe: Recipe, adapter: Path | None = None) -> ModelSpec:
     location = model_location(recipe.model)
     said = (adapter and read_spec(adapter)) or read_spec(Path(location))
     if said is not None:
+        read_configuration(location, recipe.revision)
         return said
     family = find_family(location, recipe.revision)
     return ModelSpec(family.model_type, family.box_space, family.prompts)

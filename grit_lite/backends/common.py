@@ -54,7 +54,7 @@ class LoadedModel:
 
     def __init__(self, recipe: Recipe, adapter: Path | None = None, reason: str = "") -> None:
         self.recipe, self.reason = recipe, reason
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _device()
         self.dtype: torch.dtype = getattr(torch, number_format(recipe.dtype, find_gpu()))
         location = model_location(recipe.model)
         self.spec = find_spec(recipe, adapter)  # first: what cannot be used is refused before gigabytes are read
@@ -278,6 +278,11 @@ class _Pieces(TextStreamer):
 def longest_sequence(recipe: Recipe, family: Family) -> int:
     """Tokens of the longest prompt with a completion, generously."""
     return family.image_tokens(recipe.max_pixels) + TEXT_TOKENS + recipe.max_completion_tokens
+
+
+def _device() -> torch.device:
+    """By its number, because of several processes each has another GPU, and accelerate compares."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _load_adapter(model: Any, adapter: Path) -> Any:

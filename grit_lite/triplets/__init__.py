@@ -44,12 +44,18 @@ _SOURCES = "Give a .jsonl file, a folder, a .parquet file, hf:NAME for a Hugging
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a source holds. `sha256` is over the usable rows and the bytes of their images, not where they lie."""
+    """What a source holds.
+
+    Attributes:
+        sha256: over the triplets and the bytes of their images, not where they lie.
+        rows: how many rows are good, as far as they were looked at; more than the triplets where some were drawn.
+    """
 
     source: str
     triplets: list[Triplet]
     bad_rows: list[BadRow]
     sha256: str
+    rows: int
 
 
 def load(
@@ -60,6 +66,7 @@ def load(
     images: Path | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     limit: int | None = None,
+    draw: tuple[int | None, int] | None = None,
 ) -> Loaded:
     """Every row of a source, checked to the last byte of its image; `grit-lite data check` is this function.
 
@@ -72,6 +79,8 @@ def load(
         images: the folder that image paths are relative to; otherwise the data's own, then `images/` in it.
         max_image_pixels: a larger image is a bad row, judged before it is decoded.
         limit: at most this many rows, from the top.
+        draw: (how many, seed) of the `sample` that will be taken. Only images of its rows are then opened, and only its
+            rows become triplets; but all, as without it, where anything is wrong with a row that was looked at.
 
     Raises:
         DataError: there is no such source, or it holds no rows. Bad rows do not raise here; see `accept`.
@@ -87,7 +96,12 @@ def load(
         rows = _only_split(rows, split, str(source))
     if not rows:
         raise DataError(f'{source} holds no rows. A row is {{"question": …, "answer": …, "image": …}} on one line.')
-    return Loaded(str(source), *assemble(rows, max_image_pixels))
+    if draw is not None and (drawn := _drawn(rows, *draw)):
+        triplets, bad_rows, digest = assemble(drawn, max_image_pixels)
+        if not bad_rows:
+            return Loaded(str(source), triplets, [], digest, len(rows))
+    triplets, bad_rows, digest = assemble(rows, max_image_pixels)
+    return Loaded(str(source), triplets, bad_rows, digest, len(triplets))
 
 
 def accept(loaded: Loaded, bad_rows: Literal["refuse", "skip"] = "refuse") -> list[Triplet]:
@@ -139,6 +153,14 @@ def _only_split(rows: Sequence[Candidate | BadRow], split: str, source: str) -> 
         splits = sorted({row.row.split for row in rows if isinstance(row, Candidate)})
         raise DataError(f"{source} has no rows of split {split!r}; it has {', '.join(map(repr, splits))}.")
     return kept
+
+
+def _drawn(rows: Sequence[Candidate | BadRow], n: int | None, seed: int) -> list[Candidate]:
+    """The rows that will be drawn; none where a row is bad or there are not more than are asked for."""
+    good = [row for row in rows if isinstance(row, Candidate)]
+    if n is None or not 0 < n < len(good) or len(good) < len(rows):
+        return []
+    return sample(good, n, seed)
 
 
 def _refusal(loaded: Loaded) -> str:

@@ -72,22 +72,19 @@ class Plan:
         """How many files, how large, from where and to where, as text for a person."""
         if not self.missing:
             return f"Nothing to fetch: {self.here} files of {REPOSITORY} are in {self.folder}."
-        rows = sum(annotation.path.stat().st_size for annotation in self.annotations)
-        return "\n".join(
-            [
-                f"{REPOSITORY}, into {self.folder} ({self.here} files are there):",
-                f"  {len(self.annotations)} files of rows, {decimal(rows)}",
-                f"  {len(self.images)} images, {self._image_size()}, from {' and '.join(self._hosts()) or 'nowhere'}",
-            ]
-        )
+        lines = [f"{REPOSITORY}, into {self.folder} ({self.here} files are there):"]
+        if self.annotations:
+            size = sum(annotation.path.stat().st_size for annotation in self.annotations)
+            lines.append(f"  {len(self.annotations)} files of rows, {decimal(size)}")
+        if self.images:
+            hosts = sorted({httpx.URL(image.addresses[0]).host for image in self.images})
+            lines.append(f"  {len(self.images)} images, {self._image_size()}, from {' and '.join(hosts)}")
+        return "\n".join(lines)
 
     def _image_size(self) -> str:
         if self.image_bytes is None:
             return "of a size that their hosts do not say"
         return f"{'about ' * (len(self.images) > _ASKED_FOR_SIZE)}{decimal(self.image_bytes)}"
-
-    def _hosts(self) -> list[str]:
-        return sorted({httpx.URL(image.addresses[0]).host for image in self.images})
 
 
 @dataclass(frozen=True)

@@ -216,8 +216,9 @@ def weights_of(training):
 
 
 def test_completions_of_another_sampler_weigh_what_trl_says(untrained, tmp_path):
-    run = Run.create(tmp_path / "run", recipe_for(untrained))
+    run = Run.create(tmp_path / "run", recipe_for(untrained, "steps=1"))
     training = Training(run, engine=functools.partial(Elsewhere, offset=-0.15))
+    training.trainer.train()
     weights, tokens = weights_of(training)
     ratio = (0.15 * tokens).exp()
     torch.testing.assert_close(weights, ratio.masked_fill(ratio > 3, 0), atol=1e-4, rtol=0)
@@ -268,7 +269,7 @@ def test_what_unsloth_cannot_open_an_engine_for_is_said(untrained, settings, fam
 
 def test_an_engine_that_unsloth_cannot_open_is_refused_in_its_words(untrained, monkeypatch):
     monkeypatch.setattr(UnslothBackend, "_engine_obstacles", lambda self: iter(()))
-    with pytest.raises(ModelError, match=r"vLLM does not start .* set vllm=off"):
+    with pytest.raises(ModelError, match=r"(?s)vLLM does not start .* set vllm=off"):
         UnslothBackend(recipe_for(untrained, "vllm=on"))
 
 
