@@ -8,6 +8,7 @@ how near the measured peaks come. Nothing here has to be loaded or downloaded bu
 import re
 from dataclasses import asdict, dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -113,8 +114,11 @@ def model_config(recipe: Recipe) -> Any:
     """The configuration of a recipe's model: of its folder, the hub or its cache, else the published one, or None."""
     from transformers import CONFIG_MAPPING
 
+    location = model_location(recipe.model)
+    if Path(location).is_dir() and not any(Path(location).glob("*.safetensors")):
+        return None  # of a model without weights nothing is known
     try:
-        values = read_configuration(model_location(recipe.model), recipe.revision)
+        values = read_configuration(location, recipe.revision)
     except ModelError:  # not here, and the hub is out of reach or says no
         return published_config(recipe.model)
     return CONFIG_MAPPING[values["model_type"]].from_dict(values) if values.get("model_type") in FAMILIES else None

@@ -65,7 +65,7 @@ def evaluate(
     """The summary of a benchmark, after it and every row were written as `folder`/<benchmark>.json and .jsonl.
 
     Decoding is greedy, so the numbers do not depend on `batch_size`, which is halved whenever it does not fit into
-    memory; the summary has what it came to.
+    memory; only then the summary has what it came to.
 
     Args:
         folder: `eval` of a run folder; a few examples keep their image in `folder`/images.
@@ -82,8 +82,8 @@ def evaluate(
         "model": backend.describe(),
         "max_new_tokens": max_new_tokens,
         "decoding": "greedy",
-        "batch_size": asking.batch_size,
         "prompts": {style: getattr(backend.spec.prompts, style) for style in ("direct", "grounded")},
+        **({} if asking.batch_size == batch_size else {"halved_to_batch_size": asking.batch_size}),
         **(settings or {}),
     }
     result = {"benchmark": benchmark, "split": "+".join(sorted({triplet.split for triplet in triplets}))}
