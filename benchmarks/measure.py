@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ import psutil
 import torch
 
 MIB = 2**20
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "unsloth", "unsloth_zoo", "triton")
 T = TypeVar("T")
 Name = TypeVar("Name")
 
@@ -56,11 +58,15 @@ class Meter:
 
     On CUDA this is what the allocator counts. On a CPU it is the resident set, read by a thread every 5 ms: a process's
     own record of its peak cannot be reset, and would still hold that of loading the model.
+
+    Attributes:
+        reserved: the most that the allocator had reserved of the GPU, in MiB; 0 on a CPU.
     """
 
     def __init__(self, device: torch.device) -> None:
         gc.collect()
         self.device = device
+        self.reserved = 0.0
         self._process = psutil.Process()
         self._highest = 0
         self._stop = threading.Event()
@@ -74,6 +80,7 @@ class Meter:
         """The peak since the last call."""
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
+            self.reserved = max(self.reserved, torch.cuda.max_memory_reserved(self.device) / MIB)
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             peak, self._highest = max(self._highest, self._in_use()), 0
@@ -111,6 +118,7 @@ class Clock:
         self.seconds: defaultdict[str, Seconds] = defaultdict(lambda: ZERO)
         self.peaks: defaultdict[str, float] = defaultdict(float)
         self._running: list[str] = []
+        self._left: str | None = None
         self._last = ZERO
 
     def begin(self, name: str) -> None:
@@ -121,11 +129,19 @@ class Clock:
         self._charge()
         self._running.pop()
 
+    @property
+    def where(self) -> str | None:
+        """The innermost phase that an exception has left, else the one that is running."""
+        return self._left or (self._running[-1] if self._running else None)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         self.begin(name)
         try:
             yield
+        except Exception:
+            self._left = self._left or name
+            raise
         finally:
             self.end()
 
@@ -179,7 +195,7 @@ def circumstances(model: str) -> dict[str, object]:
         "machine": f"{os.cpu_count()} cores of {_processor()}, {torch.cuda.get_device_name() if on_cuda else 'no GPU'}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")},
+        "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
         "seconds": "until the device is done" if on_cuda else "user CPU, all threads",
     }
 

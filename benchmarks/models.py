@@ -2,7 +2,8 @@
 
 A miniature has every part of its family that a forward pass can get wrong (window attention, deepstack, tiles, grouped
 queries) and answers in milliseconds. A model of middle size has, for Qwen2.5-VL, the real 3B's balance between vision
-and text, so that times on it say where the time of the real one goes.
+and text, so that times on it say where the time of the real one goes. A model of a published shape has every matrix of
+the real one, and needs a card.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from grit_lite.compat import ensure_torchvision_ops
+from grit_lite.shapes import published_config
 from grit_lite.tiny.build import build_tokenizer
 
 ensure_torchvision_ops()
@@ -20,6 +22,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor  # noqa: E402
 
 _GAIN = 1.5  # of every weight matrix: above 1, so that what differs at the input still differs after the last layer
+# The same for some 30 layers. 1.5 would make 0.16 nats of bfloat16's rounding there; 1.0 makes 0.02 of it, and 0.2 of
+# wrong positions, on 36 layers of width 256.
+_DEEP_GAIN = 1.0
 _TILE, _TILE_PATCH = 56, 14  # pixels a side of an InternVL tile, and of its patches
 _TILE_TOKENS = (_TILE // _TILE_PATCH // 2) ** 2  # the pixel shuffle makes one token of 2 x 2 patches
 _INTERNVL_TOKENS = {
@@ -143,6 +148,7 @@ _VISION: dict[tuple[str, str], dict[str, Any]] = {
     },
 }
 _LONGEST = {"miniature": 192 * 192, "middle": 1280 * 32 * 32}  # pixels of a picture, for the Qwen families
+_QWEN = ("qwen2_5_vl", "qwen3_vl")
 
 
 def save_random(folder: Path, family: str, size: str, seed: int = 0) -> Path:
@@ -153,11 +159,48 @@ def save_random(folder: Path, family: str, size: str, seed: int = 0) -> Path:
         size: "miniature" (under a million parameters) or, for the Qwen families, "middle" (some 30 million).
         seed: the same seed gives the same weights.
     """
-    folder = Path(folder)
-    processor = _processor(family, size)
-    _model(configuration(family, size), seed).save_pretrained(folder)
+    folder, config = Path(folder), configuration(family, size)
+    processor = _processor(config, _LONGEST.get(size))
+    _model(config, seed).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def save_published(folder: Path, model: str, seed: int = 0) -> Path:
+    """The folder, now holding bfloat16 random weights of a published Qwen shape, with a tokenizer of a few words.
+
+    It takes as many bytes as the real model, on the disk and while it is made: on the GPU where there is room, which
+    takes seconds, else in the memory of this machine, which takes minutes.
+
+    Args:
+        model: the name on the hub, one of `grit_lite.shapes.SHAPES`.
+    """
+    folder, config = Path(folder), published_configuration(model)
+    processor = _processor(config, _LONGEST["middle"])
+    place = "cuda" if _fits_on_the_gpu(config) else "cpu"
+    _model(config, seed, _DEEP_GAIN, torch.bfloat16, place).save_pretrained(folder, max_shard_size="4GB")
+    processor.save_pretrained(folder)
+    return folder
+
+
+def published_configuration(model: str) -> Any:
+    """The published shape, but for the ids of special tokens, which are those of the tokenizer of a few words."""
+    config = published_config(model)
+    if config is None or config.model_type not in _QWEN:
+        raise ValueError(f"There is no published Qwen shape of the name '{model}'.")
+    tokenizer = _tokenizer(config.model_type)
+    for name, value in _vision_tokens(config.model_type, tokenizer).items():
+        setattr(config, name, value)
+    for name, value in _ends(tokenizer).items():
+        setattr(config.text_config, name, value)
+    return config
+
+
+def _fits_on_the_gpu(config: Any) -> bool:
+    with torch.device("meta"):
+        weights = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).parameters()
+    needed = 1.1 * sum(weight.nbytes for weight in weights)
+    return torch.cuda.is_available() and needed < torch.cuda.mem_get_info()[0]
 
 
 def configuration(family: str, size: str) -> Any:
@@ -166,12 +209,11 @@ def configuration(family: str, size: str) -> Any:
         known = ", ".join(" ".join(pair) for pair in _TEXT)
         raise ValueError(f"There is no random model '{family} {size}'. Known: {known}.")
     tokenizer = _tokenizer(family)
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     # untied: with a tied head a random model repeats its last token, and then every greedy answer is alike
-    text = {"vocab_size": -(-len(tokenizer) // 16) * 16, **ends, "tie_word_embeddings": False, **_TEXT[family, size]}
+    text = {"vocab_size": -(-len(tokenizer) // 16) * 16, **_ends(tokenizer), "tie_word_embeddings": False}
     return AutoConfig.for_model(
         family,
-        text_config=text,
+        text_config={**text, **_TEXT[family, size]},
         vision_config=dict(_VISION[family, size]),
         tie_word_embeddings=False,
         **_vision_tokens(family, tokenizer),
@@ -207,18 +249,18 @@ def vision_flops_per_image_token(config: Any) -> int:
     return 2 * (patches * (embed + vision.depth * block) + mergers * merger)
 
 
-def _model(config: Any, seed: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
+def _model(config: Any, seed: int, gain: float = _GAIN, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Any:
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-        _draw(model)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        _draw(model, gain)
     model.generation_config.eos_token_id = config.text_config.eos_token_id
     model.generation_config.pad_token_id = config.text_config.pad_token_id
     return model.eval()
 
 
 @torch.no_grad()
-def _draw(model: torch.nn.Module) -> None:
+def _draw(model: torch.nn.Module, gain: float) -> None:
     """Weights that carry every input to the logits, where the library's own would drown it.
 
     Biases and norms are moved off zero and one too: a forward pass that forgets them must not go unnoticed.
@@ -227,7 +269,7 @@ def _draw(model: torch.nn.Module) -> None:
         if parameter.ndim == 1:
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
         else:  # (outputs, inputs, ...), or (1, positions, features) of a table of positions
-            parameter.normal_(std=_GAIN / parameter.squeeze(0)[0].numel() ** 0.5)
+            parameter.normal_(std=gain / parameter.squeeze(0)[0].numel() ** 0.5)
 
 
 def _tokenizer(family: str) -> PreTrainedTokenizerFast:
@@ -246,6 +288,10 @@ def _tokenizer(family: str) -> PreTrainedTokenizerFast:
     )
 
 
+def _ends(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    return {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+
+
 def _vision_tokens(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """The ids by which a configuration knows where its images are."""
     vocabulary = tokenizer.get_vocab()
@@ -255,8 +301,8 @@ def _vision_tokens(family: str, tokenizer: PreTrainedTokenizerFast) -> dict[str,
     return {f"{name}_token_id": vocabulary[f"<|{token}|>"] for name, token in names.items()}
 
 
-def _processor(family: str, size: str) -> Any:
-    return _internvl_processor() if family == "internvl" else _qwen_processor(family, size)
+def _processor(config: Any, longest: int | None) -> Any:
+    return _internvl_processor() if config.model_type == "internvl" else _qwen_processor(config, longest)
 
 
 def _internvl_processor() -> Any:
@@ -271,16 +317,15 @@ def _internvl_processor() -> Any:
     )
 
 
-def _qwen_processor(family: str, size: str) -> Any:
-    tokenizer = _tokenizer(family)
-    config = configuration(family, size).vision_config
+def _qwen_processor(config: Any, longest: int | None) -> Any:
+    tokenizer, vision = _tokenizer(config.model_type), config.vision_config
     settings = {
-        "patch_size": config.patch_size,
-        "temporal_patch_size": config.temporal_patch_size,
-        "merge_size": config.spatial_merge_size,
-        "size": {"shortest_edge": 4 * (2 * config.patch_size) ** 2, "longest_edge": _LONGEST[size]},
+        "patch_size": vision.patch_size,
+        "temporal_patch_size": vision.temporal_patch_size,
+        "merge_size": vision.spatial_merge_size,
+        "size": {"shortest_edge": 4 * (2 * vision.patch_size) ** 2, "longest_edge": longest},
     }
-    if family == "qwen3_vl":
+    if config.model_type == "qwen3_vl":
         settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         kind, video = transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor
     else:

@@ -30,7 +30,7 @@ from grit_lite.vlm import Prompt, VisionLanguageModel
 FAMILY = "qwen2_5_vl"
 SEED = 0
 _PIXELS = 28  # a side of an image token
-_LARGEST = 4096 * _PIXELS**2  # pixels of a picture; the processor's own limit would stop at some 1600 tokens
+LARGEST = 4096 * _PIXELS**2  # pixels of a picture; the processor's own limit would stop at some 1600 tokens
 _WORDS = (" red", " circles", " are", " there", " in", " the", " image", " a")  # one token each
 _AROUND = 12  # tokens of the chat template, those around the image included
 
@@ -47,14 +47,20 @@ class Case:
         return f"P {self.prompt_tokens}, C {self.completion_tokens}, G {self.group}"
 
 
-def question(tokens: int) -> Request:
-    """An image and a text that make a prompt of exactly so many tokens, most of them the image's."""
+def question(tokens: int, number: int = 0, pixels: int = _PIXELS) -> Request:
+    """An image and a text that make a prompt of exactly so many tokens, most of them the image's.
+
+    Args:
+        number: another number is another image.
+        pixels: a side of an image token.
+    """
     if tokens < 20:
         raise ValueError("a prompt with an image has at least 20 tokens")
     side = max(2, math.isqrt(tokens - 40 if tokens > 80 else 4))
-    pixels = np.random.default_rng(SEED).integers(0, 256, (side * _PIXELS, side * _PIXELS, 3), dtype=np.uint8)
+    shape = (side * pixels, side * pixels, 3)
+    noise = np.random.default_rng(SEED + number).integers(0, 256, shape, dtype=np.uint8)
     words = itertools.islice(itertools.cycle(_WORDS), tokens - _AROUND - side**2)
-    return Request(Image.fromarray(pixels), "".join(words))
+    return Request(Image.fromarray(noise), "".join(words))
 
 
 @contextmanager
@@ -67,10 +73,10 @@ def random_model(size: str) -> Iterator[Path]:
 
 def load(folder: Path, dtype: str = "auto") -> PlainBackend:
     """The model with LoRA on its language part, as it would be after some training: B is not zero."""
-    settings = [f"model={folder}", f"max_pixels={_LARGEST}", f"dtype={dtype}"]
+    settings = [f"model={folder}", f"max_pixels={LARGEST}", f"dtype={dtype}"]
     recipe = load_recipe("tiny", settings)
     backend: Any = open_backend(recipe)
-    backend.processor.image_processor.size["longest_edge"] = _LARGEST
+    backend.processor.image_processor.size["longest_edge"] = LARGEST
     backend.attach_lora(recipe)
     torch.manual_seed(SEED)
     for name, parameter in backend.model.named_parameters():
@@ -124,10 +130,18 @@ class Sides:
 
 def plain_attention(backend: PlainBackend) -> None:
     """Stock runs without the attention function that a model gets when its prompts are to be shared."""
-    backend.model.get_base_model().config.get_text_config()._attn_implementation = "sdpa"
+    config = backend.model.get_base_model().config
+    config.get_text_config()._attn_implementation = config._attn_implementation
 
 
 def parser(module: str, description: str | None) -> argparse.ArgumentParser:
+    """The options of the programs that run one random model in this process."""
+    options = common_parser(module, description)
+    options.add_argument("--size", choices=("middle", "miniature"), default="middle", help="of the random model")
+    return options
+
+
+def common_parser(module: str, description: str | None) -> argparse.ArgumentParser:
     """The options that all programs have."""
     options = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=description)
     options.add_argument("--quick", action="store_true", help="one small case: does everything work?")
@@ -135,7 +149,6 @@ def parser(module: str, description: str | None) -> argparse.ArgumentParser:
         "--json", type=Path, metavar="FILE", help="write the numbers there, and the tables beside it as .txt"
     )
     options.add_argument("--repeats", type=int, help="runs of each side, of which the median counts")
-    options.add_argument("--size", choices=("middle", "miniature"), default="middle", help="of the random model")
     for name, meaning in (("prompt", "P"), ("completion", "C")):
         options.add_argument(f"--{name}-tokens", type=int, nargs="+", metavar=meaning)
     options.add_argument("--group", type=int, nargs="+", metavar="G", help="completions of one prompt")

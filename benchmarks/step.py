@@ -1,11 +1,13 @@
 """One whole GRPO step: TRL's own trainer against the same trainer with shared prompts.
 
 Both get the same model, adapter, prompt, seed, configuration and reward, and each time afresh, so that every repetition
-is the very same step.
+is the very same step. Stock Unsloth is in `card`, which has a process for each side, because Unsloth rewrites TRL's
+trainer for a whole process.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -109,6 +111,12 @@ class Step:
         self.completions += [list(ids) for ids in completion_ids]
         return [sum(ids) % 97 / 97 for ids in completion_ids]
 
+    def keep(self, trainer: Any, loss: Tensor) -> None:
+        """What a micro-batch has come to: its loss, and the gradient so far."""
+        self.loss += float(loss)
+        trained = [(name, weight) for name, weight in trainer.model.named_parameters() if weight.grad is not None]
+        self.gradients = {name: weight.grad.clone() for name, weight in trained}
+
 
 def observed(base: type, step: Step) -> type:
     """The trainer class with its methods timed, from the outside and for every base alike."""
@@ -126,9 +134,7 @@ def observed(base: type, step: Step) -> type:
 
         def training_step(self, *args: Any, **options: Any) -> Any:
             loss = super().training_step(*args, **options)
-            step.loss += float(loss)
-            trained = [(name, weight) for name, weight in self.model.named_parameters() if weight.grad is not None]
-            step.gradients = {name: weight.grad.clone() for name, weight in trained}
+            step.keep(self, loss)
             return loss
 
     def in_phase(name: str, method: Callable) -> Callable:
@@ -331,11 +337,18 @@ def _time_table(case: Mapping[str, Any]) -> Table:
             table.add_column(name, justify="right")
     for name, phases in LINES.items():
         cells = []
-        for seconds in ("seconds", "wall_seconds"):
-            stock, ours = (sum(case[seconds][side][phase] for phase in phases) for side in ("stock", "ours"))
+        for clock in ("", "wall_"):
+            stock, ours = (_median_of(case, clock, side, phases) for side in ("stock", "ours"))
             cells += [f"{stock:.2f}", f"{ours:.2f}", f"{stock / ours:.2f}" if ours else ""]
         table.add_row(name, *cells)
     return table
+
+
+def _median_of(case: Mapping[str, Any], clock: str, side: str, phases: Sequence[str]) -> float:
+    """Seconds of phases; of the whole step its own median, which is not the sum of theirs."""
+    if phases == PHASES:
+        return statistics.median(case[f"{clock}steps"][side])
+    return sum(case[f"{clock}seconds"][side][phase] for phase in phases)
 
 
 def _memory_table(case: Mapping[str, Any]) -> Table:

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grit_lite import __version__
+from grit_lite import __version__, processes
 from grit_lite.answer import plain
-from grit_lite.errors import DataError, GritLiteError, UsageError
+from grit_lite.errors import DataError, Elsewhere, GritLiteError, Stopped, UsageError
 from grit_lite.recipe import Recipe, load_recipe, recipe_files
 
 app = typer.Typer(
@@ -49,6 +49,12 @@ class Precision(StrEnum):
 class BadRows(StrEnum):
     refuse = "refuse"
     skip = "skip"
+
+
+class Split(StrEnum):
+    train = "train"
+    val = "val"
+    all = "all"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs to read, and nothing else.")]
@@ -91,23 +97,33 @@ def train(
 
     Example: [bold]grit-lite train --triplets 20[/bold]
     """
-    from grit_lite.run import Run, new_folder
+    from grit_lite.run import Run, new_folder, open_together
 
-    if resume:
-        run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
-        _check_names(run.recipe)
-    else:
+    def choose() -> Recipe:
         name = recipe or _default_recipe()
-        chosen = load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
-        if dry_run:
-            return _print_recipe(chosen.model_dump(mode="json"), as_json)
+        return load_recipe(name, settings or (), triplets=triplets, bad_rows=bad_rows)
+
+    def open_run() -> Run:
+        if resume:
+            run = _run_to_resume(output, triplets, recipe, settings, bad_rows, dry_run or None)
+            _check_names(run.recipe)
+            return run
+        chosen = choose()
         _check_names(chosen)
-        run = Run.create(output or new_folder(chosen), chosen)
+        return Run.create(output or new_folder(chosen), chosen)
+
+    if dry_run and not resume:
+        return _print_recipe(choose().model_dump(mode="json"), as_json)
+    processes.join()
+    run = open_together(open_run)
 
     from grit_lite.training import train as carry_out
 
-    err.print(Text(f"Run folder: {run.folder}"))
+    if processes.is_first():
+        err.print(Text(f"Run folder: {run.folder}"))
     result = carry_out(run, as_json=as_json)
+    if result is None:
+        return None
     if as_json:
         print(json.dumps({"event": "done", **result}, ensure_ascii=False))
     else:
@@ -116,15 +132,19 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse a model, a reward or a backend that cannot be had before there is a run folder."""
-    from grit_lite.backends import find_spec, import_libraries
+    """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
+    from grit_lite.backends import find_spec, import_libraries, model_location
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
+    from grit_lite.triplets import require_fetched
 
+    recipe.of_one(processes.count())
+    require_fetched(recipe.data)
+    model_location(recipe.model)
     build_scorer(recipe.rewards)
-    find_spec(recipe)
     number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
+    find_spec(recipe)  # not before Unsloth, which chooses how the hub's client downloads
 
 
 def _run_to_resume(output: Path | None, *others: Any) -> Any:
@@ -300,6 +320,24 @@ def _print_attacks(rows: Any) -> None:
 
 
 @app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Option(help="Only this recipe, by name or .yaml file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """See what this machine has, what a run would use, and what each recipe needs in memory.
+
+    Example: [bold]grit-lite doctor[/bold]
+    """
+    from grit_lite.doctor import examine, show
+
+    facts = examine(recipe)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+    else:
+        show(facts, out)
+
+
+@app.command()
 def recipes(as_json: Json = False) -> None:
     """List the recipes that come with grit-lite."""
     first_lines = {name: path.read_text().splitlines()[0].lstrip("# ") for name, path in recipe_files().items()}
@@ -314,7 +352,7 @@ def recipes(as_json: Json = False) -> None:
 
 @data_app.command()
 def check(
-    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', or 'hf:NAME'.")],
+    path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', 'grit', or 'hf:NAME'.")],
     column: Annotated[
         list[str] | None, typer.Option(help="field=name, where the data calls a field by another.")
     ] = None,
@@ -342,6 +380,58 @@ def check(
         out.print(Text(f"{path}: {len(loaded.triplets)} triplets, all good."))
 
 
+@data_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="'grit', the triplets that GRIT released.")],
+    split: Annotated[Split, typer.Option(help="train: 20 triplets; val: VSR, TallyQA and GQA.")] = Split.train,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Fetch without asking.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch GRIT's released triplets, with the images of their rows and no others.
+
+    They go to grit-lite/data in $XDG_CACHE_HOME or ~/.cache, or to the folder that $GRIT_LITE_DATA names. Sizes are
+    shown first. What is there is not fetched again: repeat the command after a failure. Then: train --set data=grit.
+
+    Example: [bold]grit-lite data fetch grit[/bold]
+    """
+    from grit_lite.triplets.fetch import failure, plan_grit, summary
+
+    if name != "grit":
+        raise UsageError(
+            f"There is nothing to fetch called '{name}', only 'grit'. A dataset hf:NAME is fetched when used."
+        )
+    plan = plan_grit(["train", "val"] if split == Split.all else [split.value])
+    err.print(Text(plan.describe(), overflow="fold"), soft_wrap=True)
+    if plan.missing and not yes:
+        _ask_to_fetch(as_json)
+    outcomes = _fetch(plan, as_json)
+    if as_json:
+        print(json.dumps(summary(plan, outcomes), ensure_ascii=False))
+    if error := failure(plan, outcomes):
+        raise error
+    if not as_json:
+        out.print(Text(f"All files are in {plan.folder}.", overflow="fold"), soft_wrap=True)
+
+
+def _ask_to_fetch(as_json: bool) -> None:
+    if as_json or not sys.stdin.isatty():
+        raise UsageError("There is no terminal to ask for your consent on. Say --yes to fetch without being asked.")
+    if not typer.confirm("Fetch them?", err=True):
+        raise typer.Exit
+
+
+def _fetch(plan: Any, as_json: bool) -> list[Any]:
+    from rich.progress import track
+
+    from grit_lite.triplets.fetch import fetch_grit
+
+    try:
+        found = fetch_grit(plan)
+        return list(track(found, "Fetching images", len(plan.images), console=err, disable=as_json))
+    except KeyboardInterrupt:
+        raise Stopped("Stopped. What has arrived is kept; the same command goes on.") from None
+
+
 def _print_recipe(values: dict[str, Any], as_json: bool) -> None:
     import yaml
 
@@ -354,6 +444,8 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         app(arguments, prog_name="grit-lite")
+    except Elsewhere as error:
+        sys.exit(error.exit_code)
     except GritLiteError as error:
         if debug:
             raise
@@ -368,4 +460,5 @@ def main() -> None:
 
 def _print_error(message: str) -> None:
     """A message may quote a file's name or a model's text, so it is made safe for the terminal."""
-    err.print(Text.assemble(("error: ", "bold red"), plain(message)), soft_wrap=True)
+    where = "" if processes.is_first() else f"process {processes.index()}: "
+    err.print(Text.assemble((f"error: {where}", "bold red"), plain(message)), soft_wrap=True)

@@ -1,16 +1,24 @@
-"""The one workaround of this package: a CUDA build of torchvision beside a CPU build of torch.
+"""What libraries must be told before they are imported: of torchvision, and of vLLM.
 
-The registries' torchvision is built for CUDA. Beside a CPU torch its C++ part does not load, and its Python part then
-fails at import because it registers shape functions for two operators that nobody declared. transformers imports
-torchvision for its processors. Declaring the two operators (a schema, no kernel) is all it takes: resizing and
-normalising are plain torch. Nothing else in this package may depend on this.
+The one workaround of this package is for a CUDA build of torchvision, which the registries have, beside a CPU build of
+torch. There its C++ part does not load, and its Python part then fails at import because it registers shape functions
+for two operators that nobody declared. transformers imports torchvision for its processors. Declaring the two operators
+(a schema, no kernel) is all it takes: resizing and normalising are plain torch. Nothing else in this package may depend
+on this.
 """
 
 import functools
+import os
 
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_VLLM = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, what it batches together is the same each time
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is for results
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
 }
 
 
@@ -29,3 +37,9 @@ def ensure_torchvision_ops() -> object | None:
         if not hasattr(torch.ops.torchvision, name):
             library.define(schema)
     return library
+
+
+def prepare_vllm() -> None:
+    """Set what vLLM reads from the environment; what a user has set stays."""
+    for name, value in _VLLM.items():
+        os.environ.setdefault(name, value)

@@ -29,7 +29,8 @@ class Family:
             follows "model." in a module's name.
         vision_tokens: those that stand for images; a sampled one would ask for features that do not exist, and end the
             next pass.
-        vllm: whether Unsloth's vLLM takes it (`VLLM_SUPPORTED_VLM` in unsloth/models/vision.py).
+        vllm: whether vLLM rebuilds its prompts token by token from one image token and the image, and Unsloth opens an
+            engine for it (`VLLM_SUPPORTED_VLM` in unsloth/models/vision.py).
     """
 
     model_type: str

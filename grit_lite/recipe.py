@@ -44,15 +44,22 @@ class Recipe(BaseModel):
         default="auto", description="sample with vLLM; auto: where the backend, the model and this machine can"
     )
     vllm_memory_share: float = Field(default=0.5, gt=0, lt=1, description="of the GPU, for vLLM: weights and cache")
+    vllm_server: str | None = Field(
+        default=None, pattern="^https?://", description="address of a vLLM server that samples, on GPUs of its own"
+    )
     load_in_4bit: bool = Field(default=False, description="NF4 weights through bitsandbytes, LoRA on top (QLoRA)")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_pixels: int = Field(default=256 * 28 * 28, gt=0, description="images are resized to at most this many pixels")
+    max_pixels: int = Field(
+        default=256 * 28 * 28,
+        gt=0,
+        description="of an image as the model sees it, at most; InternVL: at least one tile",
+    )
 
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
     lora_parts: tuple[LoraPart, ...] = ("language", "attention", "mlp")
 
-    data: str = Field(default="embedded", description="'embedded', a .jsonl file, a folder, or 'hf:NAME'")
+    data: str = Field(default="embedded", description="'embedded', 'grit', a .jsonl file, a folder, or 'hf:NAME'")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names, for 'hf:' data")
     triplets: int | None = Field(default=20, gt=0, description="how many to draw, evenly over kinds; null for all")
     bad_rows: Literal["refuse", "skip"] = "refuse"
@@ -69,6 +76,9 @@ class Recipe(BaseModel):
     )
     completions_at_once: int | None = Field(
         default=None, gt=0, description="in one row, or of a prompt in one stage; null: a whole micro-batch, or one"
+    )
+    completions_per_rollout: int | None = Field(
+        default=None, gt=0, description="sampled at the same time; null for a whole step; the tokens are the same"
     )
     max_completion_tokens: int = Field(default=512, gt=0)
     temperature: float = Field(default=1.0, gt=0)
@@ -104,6 +114,32 @@ class Recipe(BaseModel):
                 f"prompts_per_step × group_size = {self.prompts_per_step} × {self.group_size} = {total} completions"
             )
         return self
+
+    @model_validator(mode="after")
+    def _server_takes_whole_weights(self) -> "Recipe":
+        if self.vllm_server and self.load_in_4bit:
+            raise ValueError("vllm_server takes the weights in whole, so it cannot be had with load_in_4bit: true")
+        return self
+
+    def of_one(self, processes: int) -> tuple[int, int]:
+        """(completions of a step, completions of a pass) that fall to each of several processes.
+
+        Raises:
+            RecipeError: a step cannot be divided evenly, with all completions of a prompt in one process.
+        """
+        if self.prompts_per_step % processes:
+            raise RecipeError(
+                f"prompts_per_step is {self.prompts_per_step}, and a step's prompts cannot be divided evenly among "
+                f"{processes} processes. Set it to a multiple of {processes}, or start another number of processes."
+            )
+        total = self.prompts_per_step // processes * self.group_size
+        at_once = min(self.completions_per_pass or total, total)
+        if total % at_once:
+            raise RecipeError(
+                f"completions_per_pass is {at_once}, which does not divide the {total} completions of a step that "
+                f"fall to each of {processes} processes. Set it to a divisor of {total}."
+            )
+        return total, at_once
 
     def save(self, path: Path) -> None:
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))

@@ -7,6 +7,7 @@ sampled, because random numbers are drawn for all completions, also for those th
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ class Sampling:
         end_tokens: ids that end a completion.
         suppressed: ids that are never drawn.
         stop_strings: texts that end a completion once it holds one, wholly; needs `tokenizer`.
+        elsewhere: how many completions other processes sample at the same time, before and after these in order. Random
+            numbers are drawn for them as well, so that the tokens do not depend on the number of processes.
     """
 
     max_new_tokens: int
@@ -47,6 +50,7 @@ class Sampling:
     suppressed: tuple[int, ...] = ()
     stop_strings: tuple[str, ...] = ()
     tokenizer: Any = None
+    elsewhere: tuple[int, int] = (0, 0)
 
     def for_generate(self) -> dict[str, Any]:
         """The same for the library's own `generate`, which serves the families whose prompts cannot be shared."""
@@ -67,34 +71,58 @@ class Sampling:
 
 @torch.no_grad()
 def sample(
-    model: VisionLanguageModel, prompts: Sequence[Prompt], owners: Sequence[int], sampling: Sampling
+    model: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    owners: Sequence[int],
+    sampling: Sampling,
+    at_once: int | None = None,
 ) -> list[list[int]]:
     """A completion for each owner, the end token included.
 
     Args:
         prompts: distinct prompts.
         owners: for each completion, the number of its prompt.
+        at_once: how many completions are in memory at the same time; None for all. The tokens are the same, because
+            each part begins with the generator in the state in which the first one found it.
 
     Raises:
         FloatingPointError: the model gave no finite probabilities.
     """
     completions: list[list[int]] = [[] for _ in owners]
-    for rows, tokens in decode(model, prompts, owners, sampling):
-        for row, token in zip(rows, tokens, strict=True):
-            completions[row].append(token)
+    every = range(len(owners))
+    for start in every[:: at_once or len(owners)]:
+        part = every[start : start + (at_once or len(owners))]
+        with nullcontext() if part[-1] == every[-1] else _generator_put_back(model.device):
+            for rows, tokens in decode(model, prompts, owners, sampling, part):
+                for row, token in zip(rows, tokens, strict=True):
+                    completions[row].append(token)
     return completions
+
+
+def _generator_put_back(device: torch.device) -> AbstractContextManager:
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 @torch.no_grad()
 def decode(
-    model: VisionLanguageModel, prompts: Sequence[Prompt], owners: Sequence[int], sampling: Sampling
+    model: VisionLanguageModel,
+    prompts: Sequence[Prompt],
+    owners: Sequence[int],
+    sampling: Sampling,
+    part: Sequence[int] | None = None,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """The same, a step at a time: (rows that are still being written, the token that each of them got)."""
-    cache = DecodingCache(prefill(model, prompts), owners, sampling.max_new_tokens)
+    """The same, a step at a time: (rows that are still being written, the token that each of them got).
+
+    Args:
+        part: the rows that are written here, drawn as if all were; None for all.
+    """
+    rows = list(range(len(owners)) if part is None else part)
     draw = Draw(sampling, len(owners), model.device)
-    tokens = torch.stack([prompts[owner].tokens[-1] for owner in owners])
-    positions = torch.stack([prompts[owner].positions[:, -1] for owner in owners], dim=1)  # (A, B)
-    rows = list(range(len(owners)))
+    used = sorted({owners[row] for row in rows})
+    places = [used.index(owners[row]) for row in rows]
+    cache = DecodingCache(prefill(model, [prompts[owner] for owner in used]), places, sampling.max_new_tokens)
+    tokens = torch.stack([prompts[owners[row]].tokens[-1] for row in rows])
+    positions = torch.stack([prompts[owners[row]].positions[:, -1] for row in rows], dim=1)  # (A, B)
     for _ in range(sampling.max_new_tokens):
         states = model.forward(model.embed(tokens)[:, None], positions[:, :, None], cache)
         tokens, ended, finite = draw(model.head(states[:, 0]).float(), rows)
@@ -228,7 +256,7 @@ class Draw:
     """The next token of each row, by the library's own warpers, and whether the row has ended with it."""
 
     def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
-        self.greedy, self.rows = sampling.temperature == 0, rows
+        self.greedy, self.rows, self.elsewhere = sampling.temperature == 0, rows, sampling.elsewhere
         self.warp = LogitsProcessorList()
         if sampling.suppressed:
             self.warp.append(SuppressTokensLogitsProcessor(list(sampling.suppressed), device=str(device)))
@@ -260,8 +288,9 @@ class Draw:
             return scores.argmax(-1)
         # This is how torch.multinomial draws one token. With numbers for all rows, also for those that have left, what
         # a row gets does not depend on when the others end, and is what `generate` would draw.
-        noise = torch.empty(self.rows, logits.shape[1], device=logits.device).exponential_()
-        return (torch.softmax(scores, -1) / noise[rows]).argmax(-1)
+        before, after = self.elsewhere
+        noise = torch.empty(before + self.rows + after, logits.shape[1], device=logits.device).exponential_()
+        return (torch.softmax(scores, -1) / noise[before:][rows]).argmax(-1)
 
     def _ended(self, tokens: Tensor, rows: Sequence[int]) -> Tensor:
         ended = torch.isin(tokens, self.end_tokens)

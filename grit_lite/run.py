@@ -6,6 +6,7 @@
 Nothing here is ever half written where a reader would look: files are replaced whole, rows are appended whole, and a
 checkpoint is written aside, synced, hashed and renamed. A process that dies at any instant leaves the newest complete
 checkpoint usable. One process at a time owns a folder, by a lock of the operating system that dies with the process.
+Where a run has several processes, the first owns the folder, and the others follow it.
 """
 
 import hashlib
@@ -14,13 +15,14 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from grit_lite import processes
 from grit_lite.errors import DataError, UsageError
 from grit_lite.recipe import Recipe, load_recipe
 
@@ -111,6 +113,16 @@ class Run:
         """Set top-level entries of run.json."""
         write_json(self.folder / "run.json", {**self.facts(), **facts})
 
+    @property
+    def recipe_in_force(self) -> Recipe:
+        """The recipe, with what was made smaller because a step did not fit into memory."""
+        return self.recipe.model_copy(update=self.facts().get("made_smaller", {}))
+
+    def make_smaller(self, changes: Mapping[str, Any], what: str) -> None:
+        """Change values of the recipe for the rest of the run, this process's and any that resumes it."""
+        self.update(made_smaller={**self.facts().get("made_smaller", {}), **changes})
+        self.changed(what)
+
     def changed(self, what: str) -> None:
         """Record a change that was made without being asked for."""
         self.update(changes=[*self.facts().get("changes", []), what])
@@ -186,6 +198,43 @@ class Run:
             )
 
 
+class Follower(Run):
+    """The folder of a run as its other processes see it: they read, and the first process writes.
+
+    Raises:
+        UsageError: the folder cannot be seen from here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "recipe.yaml").is_file():
+            raise UsageError(f"Process {processes.index()} does not see {folder}. Name a folder on a shared disk.")
+        super().__init__(folder, load_recipe(str(folder / "recipe.yaml")))
+
+    def _acquire(self) -> None:
+        return
+
+    def update(self, **facts: Any) -> None:
+        return
+
+    def finish(self, status: str, **facts: Any) -> None:
+        """Say that this process failed alone: the first may be killed, while it waits, before it can say so."""
+        if status == "failed":
+            Run.update(self, status=status, finished=_now(), error=f"process {processes.index()}: {facts['error']}")
+
+    def append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        return
+
+    def rewind(self, step: int) -> None:
+        return
+
+
+def open_together(open_run: Callable[[], Run]) -> Run:
+    """The run that the first process opens, for every process of it."""
+    own = processes.together(lambda: open_run() if processes.is_first() else None)
+    folder: Any = processes.gathered([own and own.folder])[0]
+    return processes.together(lambda: own or Follower(folder))
+
+
 def _holds_something(folder: Path) -> bool:
     """Whether there is more in a folder than a run leaves that failed before its first step."""
     return any(path.name not in {"lock", "recipe.yaml", "run.json", "images"} for path in folder.iterdir())
@@ -252,7 +301,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a whole file: a reader sees the old text or the new one, never a part."""
-    aside = path.with_name(f".{path.name}.new")
+    aside = path.with_name(f".{path.name}.{processes.index()}.new")
     aside.write_text(text, encoding="utf-8")
     _sync(aside)
     os.replace(aside, path)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from grit_lite import processes
 from grit_lite.answer import parse, plain
 from grit_lite.boxes import PALETTE
 
@@ -39,11 +40,29 @@ class Screen(Protocol):
 
 
 def open_screen(title: str, steps: int, *, as_json: bool) -> Screen:
-    """The screen that fits where the output goes."""
+    """The screen that fits where the output goes; of several processes the first has one."""
+    if not processes.is_first():
+        return Silence()
     if as_json:
         return JsonLines()
     console = Console(stderr=True, highlight=False)
     return LiveScreen(console, title, steps) if console.is_terminal else PlainLines(console, steps)
+
+
+class Silence:
+    """Shows nothing."""
+
+    def __enter__(self) -> "Silence":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def note(self, text: str) -> None:
+        return
+
+    def step(self, metrics: Row, timing: Row, samples: Sequence[Row]) -> None:
+        return
 
 
 class JsonLines:

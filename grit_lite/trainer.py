@@ -8,11 +8,13 @@ Every random draw of a step starts from (seed, step). A resumed run therefore ne
 as if it had never stopped, and the order of prompts is fixed for the whole run before it starts.
 """
 
+import contextlib
+import json
 import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,11 +22,13 @@ from typing import Any, NoReturn
 import torch
 from datasets import Dataset
 
+from grit_lite import processes
 from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Backend, Request, verify_arguments
-from grit_lite.errors import Diverged
+from grit_lite.errors import Diverged, ModelError
+from grit_lite.fitting import Failure
 from grit_lite.memory import SHARE, fitting_schedule, free_bytes
-from grit_lite.packing import Schedule
+from grit_lite.packing import PACKED, Schedule
 from grit_lite.recipe import Recipe
 from grit_lite.rewards import Scorer, valid_boxes
 from grit_lite.run import METRICS, SAMPLES, TIMING, Run, write_json
@@ -89,7 +93,7 @@ class CompletionScorer:
         texts = self.backend.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         step = trainer_state.global_step + 1
         columns = zip(texts, completion_ids, triplet, strict=True)
-        self.rows = [self._row(step, text, ids, index) for text, ids, index in columns]
+        self.rows = processes.together(lambda: [self._row(step, text, ids, index) for text, ids, index in columns])
         self.seconds = time.perf_counter() - started
         return [row["scores"]["total"] for row in self.rows]
 
@@ -119,12 +123,19 @@ class CompletionScorer:
         return self._sizes[index]
 
 
-def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[str, Any], group: int) -> dict[str, Any]:
+def metrics_row(
+    step: int,
+    samples: Sequence[Mapping[str, Any]],
+    logs: Mapping[str, Any],
+    group: int,
+    sampler_gap: float | None = None,
+) -> dict[str, Any]:
     """What one step amounted to; nothing in it depends on the clock.
 
     Args:
         samples: the step's rows, groups of `group` in a row, each with its advantage.
         logs: what TRL logged of the same step.
+        sampler_gap: mean over tokens of |trainer's - sampler's log-probability|, in nats; None where they are one.
     """
     terms = {f"reward/{term}": _mean(row["scores"][term] for row in samples) for term in samples[0]["scores"]}
     groups = [samples[start : start + group] for start in range(0, len(samples), group)]
@@ -136,8 +147,9 @@ def metrics_row(step: int, samples: Sequence[Mapping[str, Any]], logs: Mapping[s
         "valid_format": _mean(row["valid_format"] for row in samples),
         "completion_tokens": _mean(row["tokens"] for row in samples),
         "kl": logs.get("kl"),
+        "sampler_gap": sampler_gap,
         "loss": logs["loss"],
-        "grad_norm": logs["grad_norm"],
+        "grad_norm": logs["grad_norm"] if math.isfinite(logs["grad_norm"]) else None,  # of an update that was left out
         "lr": logs["learning_rate"],
     }
 
@@ -151,14 +163,16 @@ def _mean(values: Any) -> float | None:
 def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet], run: Run) -> Schedule:
     """The recipe's schedule, or the one that fits; a resumed run keeps its own, because another rounds differently."""
     if recipe.prompt_sharing != "auto":
-        return Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
+        schedule = Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
+        run.update(schedule=asdict(schedule))
+        return schedule
     if known := run.facts().get("schedule"):
         return Schedule(**known)
     model = backend.model
     schedule = fitting_schedule(
         model.config.get_text_config(),
         room=int(SHARE * free_bytes(model.device)),
-        rows=recipe.completions_per_pass or recipe.prompts_per_step * recipe.group_size,
+        rows=recipe.of_one(processes.count())[1],
         group=recipe.group_size,
         prompt=longest_prompt(backend, triplets),
         completion=recipe.max_completion_tokens,
@@ -183,6 +197,45 @@ def longest_prompt(backend: Backend, triplets: Sequence[Triplet]) -> int:
     return max(backend.prompt_tokens(Request(row.load_image(), text)) for row, text in texts)
 
 
+def sampling_arguments(backend: Backend, recipe: Recipe) -> dict[str, Any]:
+    """Who samples, this process or vLLM, and what the loss makes of the difference between sampler and trainer."""
+    arguments = {
+        "top_k": recipe.top_k,
+        "use_vllm": False,  # else TRL would open an engine of its own, where ours is open or none is wanted
+        "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
+        # TRL's own values, after "When Speed Kills Stability" (2025): a completion that the trainer finds more than
+        # three times as likely as its sampler did is left out.
+        "vllm_importance_sampling_correction": True,
+        "vllm_importance_sampling_mode": "sequence_mask",
+        "vllm_importance_sampling_clip_max": 3.0,
+        "vllm_importance_sampling_clip_min": None,
+    }
+    if recipe.vllm_server is not None:  # TRL updates its weights before each rollout
+        bias = dict.fromkeys(map(str, backend.suppressed_tokens()), -100.0)
+        server = {"vllm_mode": "server", "vllm_server_base_url": recipe.vllm_server}
+        return {**arguments, **server, "use_vllm": True, "generation_kwargs": {"logit_bias": bias}}
+    if backend.engine is not None and backend.engine.shared:  # Unsloth's, which says -1 for the whole vocabulary
+        return {**arguments, "use_vllm": True, "top_k": -1}
+    return arguments
+
+
+@contextlib.contextmanager
+def server_explained(backend: Backend, recipe: Recipe) -> Iterator[None]:
+    """Says how to start the server that does not answer."""
+    try:
+        yield
+    except OSError as error:
+        if recipe.vllm_server is None:
+            raise
+        pixels = json.dumps(dict(backend.processor.image_processor.size))
+        raise ModelError(
+            f"The vLLM server {recipe.vllm_server} does not answer: {error}\nStart it first, on GPUs that this run "
+            f"does not use: VLLM_SERVER_DEV_MODE=1 vllm serve {recipe.model} --weight-transfer-config "
+            f'\'{{"backend": "nccl"}}\' --logprobs-mode processed_logprobs --max-logprobs -1 '
+            f"--mm-processor-kwargs '{{\"size\": {pixels}}}'"
+        ) from error
+
+
 def build_trainer(
     backend: Backend,
     recipe: Recipe,
@@ -200,8 +253,7 @@ def build_trainer(
         stop_requested: asked after each step; True ends training with a checkpoint.
     """
     config_type, base = backend.trainer_types()
-    total = recipe.prompts_per_step * recipe.group_size
-    per_pass = recipe.completions_per_pass or total
+    total, per_pass = recipe.of_one(processes.count())
     on_cuda = next(backend.model.parameters()).device.type == "cuda"
     # Every value that decides a result is passed, because the backends' libraries differ in their defaults.
     arguments = {
@@ -215,10 +267,8 @@ def build_trainer(
         "max_completion_length": recipe.max_completion_tokens,
         "temperature": recipe.temperature,
         "top_p": recipe.top_p,
-        "top_k": recipe.top_k,
         "min_p": None,
         "repetition_penalty": 1.0,
-        "generation_kwargs": {"suppress_tokens": backend.suppressed_tokens()},
         "beta": recipe.beta,
         "epsilon": 0.2,
         "epsilon_high": None,
@@ -236,7 +286,7 @@ def build_trainer(
         "bf16": on_cuda and backend.model.dtype is torch.bfloat16,
         "fp16": on_cuda and backend.model.dtype is torch.float16,
         "use_cpu": not on_cuda,
-        "use_vllm": False,
+        **sampling_arguments(backend, recipe),
         "shuffle_dataset": False,  # `prompt_order` is the order
         "seed": recipe.seed,
         "data_seed": recipe.seed,
@@ -256,16 +306,19 @@ def build_trainer(
     sharing: dict[str, Any] = {}
     if recipe.prompt_sharing != "none" and shares_prompts(backend.model):
         base = share_prompts(base)
-        sharing["schedule"] = choose_schedule(backend, recipe, triplets, run)
+        sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
-    trainer = _trainer_class(base)(
-        model=backend.model,
-        args=config,
-        reward_funcs=[completion_scorer],
-        train_dataset=prompt_dataset(triplets, backend, recipe),
-        processing_class=backend.processor,
-        **sharing,
-    )
+        sharing["rollout_at_once"] = recipe.completions_per_rollout
+        sharing["engine"] = backend.engine
+    with server_explained(backend, recipe):
+        trainer = _trainer_class(base)(
+            model=backend.model,
+            args=config,
+            reward_funcs=[completion_scorer],
+            train_dataset=prompt_dataset(triplets, backend, recipe),
+            processing_class=backend.processor,
+            **sharing,
+        )
     verify_arguments(trainer, arguments)
     trainer.connect(run, recipe, completion_scorer, on_step, stop_requested)
     return trainer
@@ -282,8 +335,10 @@ def _trainer_class(base: type) -> type:
             self.trainer = trainer
 
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.trainer.phase = "update"
             parameters = [p for p in self.trainer.model.parameters() if p.grad is not None]
-            if not all(torch.isfinite(parameter.grad).all() for parameter in parameters):
+            finite = all(torch.isfinite(parameter.grad).all() for parameter in parameters)
+            if not finite and not may_scale_lower(self.trainer.accelerator.scaler):
                 self.trainer.report_divergence(state.global_step + 1, "the gradient is not finite; no update was made")
 
         def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -302,6 +357,7 @@ def _trainer_class(base: type) -> type:
             self.on_step, self.stop_requested = on_step, stop_requested
             self.rollout_seconds = 0.0
             self.step_started = time.perf_counter()
+            self.phase = "starting"  # until its first rollout, then "rollout", "pass" and "update" of each step
             self.remove_callback(PrinterCallback)
             if "ref" in self.model.peft_config:
                 # TRL copies an adapter that is already there, to train against the copy. Ours is fresh, so the model
@@ -310,23 +366,35 @@ def _trainer_class(base: type) -> type:
             self.add_callback(Guard(self))
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:
-            set_seed(((self.recipe.seed << 20) + self.state.global_step) % 2**32)  # the generators' seeds have 32 bits
+            # A shared rollout draws for all processes in each; the library's own draws for its own rows only.
+            offset = 0 if getattr(self, "share_rollout", False) else processes.index()
+            seed = (self.recipe.seed << 20) + self.state.global_step + offset
+            set_seed(seed % 2**32)  # the generators' seeds have 32 bits
             self.step_started = time.perf_counter()
             output = super()._generate_and_score_completions(inputs)
             for row, advantage in zip(self.scorer.rows, output["advantages"].tolist(), strict=True):
                 row["advantage"] = advantage
+            self.scorer.rows = processes.gathered(self.scorer.rows)
             return output
 
         def _generate(self, prompts: Any) -> Any:
             started = time.perf_counter()
+            self.phase = "rollout"
+            output = super()._generate(prompts)
+            self.rollout_seconds = time.perf_counter() - started
+            self.phase = "pass"
+            return output
+
+        def _generate_single_turn(self, *args: Any, **options: Any) -> Any:
+            output: Any = None
             try:
-                output = super()._generate(prompts)
+                output = super()._generate_single_turn(*args, **options)
             except (FloatingPointError, RuntimeError) as error:
                 # torch.multinomial has its own words for a NaN or an infinity
                 if not isinstance(error, FloatingPointError) and "probability tensor" not in str(error):
                     raise
+            if None in processes.gathered([output and True]):
                 self.report_divergence(self.state.global_step + 1, "the model gives no finite probabilities any more")
-            self.rollout_seconds = time.perf_counter() - started
             return output
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -336,11 +404,12 @@ def _trainer_class(base: type) -> type:
 
         def _record(self, step: int, logs: Mapping[str, Any]) -> None:
             samples = self.scorer.rows
-            metrics = metrics_row(step, samples, logs, self.recipe.group_size)
+            metrics = metrics_row(step, samples, logs, self.recipe.group_size, getattr(self, "sampler_gap", None))
             timing = self._timing(step, sum(row["tokens"] for row in samples))
             self.run.append(SAMPLES, samples)
             self.run.append(METRICS, [metrics])
             self.run.append(TIMING, [timing])
+            self.phase = "pass"  # weights, optimizer and rows are those of a whole step again
             self.on_step(metrics, timing, samples)
 
         def _timing(self, step: int, tokens: int) -> dict[str, Any]:
@@ -357,19 +426,48 @@ def _trainer_class(base: type) -> type:
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             super()._save_checkpoint(model, trial)
+            if not processes.is_first():
+                return
             staged = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             (staged / "training_args.bin").unlink()  # a pickle that nothing here reads; recipe.yaml says the same
             self.run.commit_checkpoint(staged, self.state.global_step)
 
+        def _save_rng_state(self, output_dir: str) -> None:
+            """Nothing reads it: every draw starts from (seed, step)."""
+
+        def failure(self, said: str) -> Failure:
+            """What did not fit, when a step has ended in a failed allocation."""
+            schedule = getattr(self, "schedule", PACKED)
+            staged = (schedule.at_once or 1) if schedule.staged else None
+            return Failure(self.state.global_step + 1, self.phase, said, staged)
+
+        def keep_last_step(self) -> None:
+            """A checkpoint of the last whole step, where a step has ended before its update began."""
+            newest = self.run.latest_checkpoint()
+            if self.phase in ("rollout", "pass") and (newest is None or newest[0] < self.state.global_step):
+                self._save_checkpoint(self.model, None)
+
         def report_divergence(self, step: int, what: str) -> NoReturn:
+            """Every process has to come here."""
             path = self.run.folder / f"diverged-step-{step:06d}.json"
-            write_json(path, {"step": step, "samples": self.scorer.rows})
-            raise Diverged(
+            if processes.is_first():
+                write_json(path, {"step": step, "samples": self.scorer.rows})
+            error = Diverged(
                 f"Step {step}: {what}. The last batch of completions is in {path}. Start again with a lower "
                 "learning_rate or max_grad_norm, or with dtype=float32."
             )
+            raise processes.known_to_all(error)
 
     return GroundedReasoningTrainer
+
+
+def may_scale_lower(scaler: Any) -> bool:
+    """Whether a gradient that is not finite is only float16's: its scaler leaves the update out and halves its scale.
+
+    Args:
+        scaler: torch's GradScaler; None in every other number format.
+    """
+    return scaler is not None and scaler.get_scale() > 1
 
 
 def peak_memory_mib() -> float:

@@ -2,18 +2,18 @@
 
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from grit_lite import __version__
-from grit_lite.backends import Backend, open_backend
-from grit_lite.errors import GritLiteError, OutOfMemory, Stopped, UsageError
+from grit_lite import __version__, processes
+from grit_lite.backends import Backend, import_libraries, open_backend
+from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
+from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
 from grit_lite.rewards import build_scorer
@@ -21,12 +21,16 @@ from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
 
+if TYPE_CHECKING:
+    from grit_lite.memory import Plan
 
-def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
+
+def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
     """Carry out the recipe of a new or interrupted run.
 
     Returns:
-        What `grit-lite train --json` prints last: the folder, the last step's metrics, and the evaluation.
+        What `grit-lite train --json` prints last: the folder, the last step's metrics, and the evaluation. None in all
+        processes but the first.
 
     Raises:
         GritLiteError: with the exit code of its kind; `run.json` says how the run ended in every case.
@@ -39,34 +43,40 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any]:
     except KeyboardInterrupt:
         error = stopped(run, stop.signal_number or signal.SIGINT)
         run.finish("stopped", error=str(error))
-        raise error from None
-    except torch.OutOfMemoryError as error:
-        run.finish("failed", error=str(error))
-        raise OutOfMemory(
-            f"The step did not fit into memory: {error}\nSet completions_per_pass to a smaller divisor of "
-            f"{recipe.prompts_per_step * recipe.group_size}, or lower max_completion_tokens or max_pixels, "
-            f"and go on with --resume."
-        ) from error
+        raise processes.known_to_all(error) from None
+    except Elsewhere:
+        raise
     except GritLiteError as error:
         run.finish("stopped" if isinstance(error, Stopped) else "failed", error=str(error))
         raise
-    except Exception as error:  # a bug of ours or of a library: the folder says so, and the command line reports it
-        run.finish("failed", error=f"{type(error).__name__}: {error}")
+    except Exception as error:
+        if processes.tells_of_a_loss(error):
+            raise lost(run, error) from error
+        if is_out_of_memory(error):
+            run.finish("failed", error=str(error))
+            raise OutOfMemory(
+                f"{recipe.model} did not fit into memory: {error}\n`grit-lite doctor` estimates what each recipe "
+                "needs. Set load_in_4bit=true, take a smaller model, or end other programs that use this memory."
+            ) from error
+        run.finish("failed", error=f"{type(error).__name__}: {error}")  # a bug of ours or of a library
         raise
     finally:
         run.close()
 
 
-def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any]:
+def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
-    triplets = prepare_data(run)
-    backend = open_backend(recipe)
-    backend.attach_lora(recipe)
-    run.update(status="running", versions={"grit-lite": __version__}, model=backend.describe())
+    run.update(status="running", processes=processes.count())
+    triplets, plan, backend = processes.together(lambda: prepare(run))
+    run.update(versions={"grit-lite": __version__}, model=backend.describe())
     with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
-        optimise(run, backend, triplets, screen, stop)
+        optimise(run, backend, triplets, screen, stop, plan)
+    remember_peak(run)
     if stop.signal_number is not None:
-        raise stopped(run, stop.signal_number)
+        raise processes.known_to_all(stopped(run, stop.signal_number))
+    processes.part()
+    if not processes.is_first():
+        return None
     save_adapter(run, backend)
     result = None
     if recipe.evaluate != "none":
@@ -79,15 +89,25 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any]:
 def prepare_data(run: Run) -> list[Triplet]:
     """The triplets of the recipe, checked and drawn; the run folder remembers them, with small copies of images."""
     recipe = run.recipe
-    loaded = load(recipe.data, columns=recipe.columns or None)
+    loaded = load(recipe.data, columns=recipe.columns or None, draw=(recipe.triplets, recipe.seed))
     good = accept(loaded, recipe.bad_rows)
     chosen = sample(good, recipe.triplets, recipe.seed)
     run.check_data(loaded.sha256)
     run.update(data=describe_data(recipe, loaded, chosen))
-    (run.folder / "images").mkdir(exist_ok=True)
-    for triplet in chosen:
-        save_thumbnail(triplet, run.folder / "images" / f"{triplet.id}.png")
+    if processes.is_first():
+        (run.folder / "images").mkdir(exist_ok=True)
+        for triplet in chosen:
+            save_thumbnail(triplet, run.folder / "images" / f"{triplet.id}.png")
     return chosen
+
+
+def prepare(run: Run) -> tuple[list[Triplet], "Plan | None", Backend]:
+    """The triplets, what the run needs in memory, and the model with an adapter to train."""
+    triplets = prepare_data(run)
+    plan = plan_memory(run, triplets)
+    backend = open_backend(run.recipe)
+    backend.attach_lora(run.recipe)
+    return triplets, plan, backend
 
 
 def describe_data(recipe: Recipe, loaded: Loaded, chosen: Sequence[Triplet]) -> dict[str, Any]:
@@ -95,7 +115,7 @@ def describe_data(recipe: Recipe, loaded: Loaded, chosen: Sequence[Triplet]) -> 
     return {
         "source": recipe.data,
         "sha256": loaded.sha256,
-        "rows": len(loaded.triplets),
+        "rows": loaded.rows,
         "skipped_bad_rows": len(loaded.bad_rows),
         "triplets": len(chosen),
         "by_dataset": kinds,
@@ -109,38 +129,149 @@ def save_thumbnail(triplet: Triplet, path: Path, longest: int = 512) -> None:
     image.save(path)
 
 
-def optimise(run: Run, backend: Backend, triplets: Sequence[Triplet], screen: Screen, stop: "StopRequest") -> None:
-    """Train from the newest complete checkpoint, or from the start, to the last step or a stop."""
+def plan_memory(run: Run, triplets: Sequence[Triplet]) -> "Plan | None":
+    """Estimate what the run needs, say and write it down; None where nothing is known of the model yet.
+
+    Raises:
+        OutOfMemory: what it is certain to need is more than there is.
+    """
+    backend = import_libraries(run.recipe).name
+    # Only now: what it imports, Unsloth has to rewrite first.
+    from grit_lite.memory import Plan, model_config, model_sizes, this_device
+
+    recipe = run.recipe_in_force
+    if (config := model_config(recipe)) is None:
+        return None
+    largest = max(triplet.size[0] * triplet.size[1] for triplet in triplets)
+    plan = Plan(model_sizes(config, recipe), this_device(), backend, largest)
+    run.update(memory={**run.facts().get("memory", {}), **plan.as_facts(recipe)})
+    verdict = plan.verdict(recipe)
+    if processes.is_first():
+        print(f"Memory: {verdict}", file=sys.stderr)
+    return plan
+
+
+def remember_peak(run: Run) -> None:
+    """Write the highest use of memory beside its estimate."""
+    from grit_lite.trainer import peak_memory_mib
+
+    memory = run.facts().get("memory", {})
+    run.update(memory={**memory, "measured_mib": max(round(peak_memory_mib()), memory.get("measured_mib", 0))})
+
+
+def optimise(
+    run: Run,
+    backend: Backend,
+    triplets: Sequence[Triplet],
+    screen: Screen,
+    stop: "StopRequest",
+    plan: "Plan | None" = None,
+) -> None:
+    """Train from the newest complete checkpoint, or from the start, to the last step or a stop.
+
+    A step that does not fit into memory is tried again in smaller parts.
+
+    Raises:
+        OutOfMemory: it did not fit after every retry.
+    """
     # Only now: what they import, Unsloth has to rewrite first, and it has been imported by `open_backend`.
     from grit_lite.trainer import build_trainer
     from grit_lite.vlm import shares_prompts
 
-    alarm = DeadSignalAlarm(run.recipe.dead_after)
+    alarms = [DeadSignalAlarm(run.recipe.dead_after), SamplerGapAlarm()]
 
     def on_step(metrics: dict[str, Any], timing: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         screen.step(metrics, timing, samples)
-        if advice := alarm.after(metrics):
+        for advice in filter(None, [alarm.after(metrics) for alarm in alarms]):
             run.changed(f"step {metrics['step']}: alarm: {advice}")
             screen.note(advice)
 
     scorer = build_scorer(run.recipe.rewards)
-    trainer = build_trainer(
-        backend,
-        run.recipe,
-        triplets,
-        run,
-        scorer,
-        on_step=on_step,
-        stop_requested=lambda: stop.signal_number is not None,
-    )
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
+    if run.recipe.vllm == "auto" and run.recipe.vllm_server is None and backend.engine_obstacle:
+        screen.note(f"Sampling without vLLM: {backend.engine_obstacle}.")
+    retries = Retries(run, backend, plan)
+
+    def trainer() -> Any:
+        return build_trainer(
+            backend,
+            run.recipe_in_force,
+            triplets,
+            run,
+            scorer,
+            on_step=on_step,
+            stop_requested=stop.is_asked,
+        )
+
+    while failure := attempt(trainer(), run, screen):
+        screen.note(retries.after(failure))
+
+
+def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
+    """Go on to the last step or a stop; or say what did not fit into memory, with the last whole step kept."""
     checkpoint = run.latest_checkpoint()
     step, folder = checkpoint or (0, None)
     run.rewind(step)
     if checkpoint:
         screen.note(f"Resuming after step {step}.")
-    trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(folder) if folder else None)
+        return None
+    except (RuntimeError, MemoryError) as error:
+        if trainer.accelerator.num_processes > 1 or not is_out_of_memory(error):
+            raise
+        failure = trainer.failure(str(error))
+    free_memory()  # only now, because the exception held the frames of the step
+    trainer.keep_last_step()
+    return failure
+
+
+class Retries:
+    """At most three of one step, each in smaller parts of the same update than the one before it."""
+
+    def __init__(self, run: Run, backend: Backend, plan: "Plan | None") -> None:
+        self.run, self.backend, self.plan = run, backend, plan
+        self.step = self.count = 0
+
+    def after(self, failure: Failure) -> str:
+        """What the next try does differently, now in force and in run.json.
+
+        Raises:
+            OutOfMemory: there is no smaller part, or the step has had its retries.
+        """
+        self.count = self.count + 1 if failure.step == self.step else 1
+        self.step = failure.step
+        recipe = self.run.recipe_in_force
+        changes = self._smaller_parts(recipe, failure)
+        if changes is None or self.count > RETRIES:
+            raise OutOfMemory(self._explain(failure, recipe))
+        smaller = ", ".join(f"{key} {getattr(recipe, key) or 'all'} → {value}" for key, value in changes.items())
+        what = f"step {failure.step}: the {failure.phase} did not fit into memory; {smaller}, for the same update"
+        self.run.make_smaller(changes, f"{what} ({failure.said})")
+        return what
+
+    def _smaller_parts(self, recipe: Recipe, failure: Failure) -> Changes | None:
+        from grit_lite.vlm import shares_prompts
+
+        shares = recipe.prompt_sharing != "none" and shares_prompts(self.backend.model)
+        own_rollout = shares and self.backend.shares_rollout and self.backend.engine is None
+        return smaller_parts(recipe, failure, shares=shares, own_rollout=own_rollout and recipe.vllm_server is None)
+
+    def _explain(self, failure: Failure, recipe: Recipe) -> str:
+        tries = f" after {self.count - 1} retries in smaller parts" if self.count > 1 else ""
+        checkpoint = self.run.latest_checkpoint()
+        kept = f"Step {checkpoint[0]} is kept. " if checkpoint else ""
+        return (
+            f"Step {failure.step}: the {failure.phase} did not fit into memory{tries}: {failure.said}\n"
+            f"{self._advice(recipe)}\n{kept}Where there is more memory, or once other programs have left it, go on "
+            f"with: grit-lite train --resume --output {self.run.folder}"
+        )
+
+    def _advice(self, recipe: Recipe) -> str:
+        if self.plan is None:
+            return "Start again with a lower max_completion_tokens or max_pixels, or with a smaller model."
+        return self.plan.advice(recipe, after_failure=True)
 
 
 def save_adapter(run: Run, backend: Backend) -> None:
@@ -199,6 +330,18 @@ def stopped(run: Run, number: int) -> Stopped:
     )
 
 
+def lost(run: Run, error: Exception) -> GritLiteError:
+    """What to say where another process of the run does not answer any more."""
+    if run.facts().get("status") == "failed":
+        return Elsewhere(1)  # it has said why
+    loss = ModelError(
+        "Another process of the run ended without a word, or did not answer for too long; the launcher may know more. "
+        f"Go on with: grit-lite train --resume --output {run.folder}, started as before.\n({error})"
+    )
+    run.finish("failed", error=str(loss))
+    return loss
+
+
 class DeadSignalAlarm:
     """Says, once each time it happens, that the rewards have stopped telling completions apart."""
 
@@ -215,6 +358,31 @@ class DeadSignalAlarm:
             f"No group has varied for {self.patience} steps (mean reward {level}), so nothing is being learned. "
             "Look at samples.jsonl. If every reward is low, raise temperature or group_size, or begin with easier "
             "triplets; if every reward is high, training is finished."
+        )
+
+
+class SamplerGapAlarm:
+    """Says, once, that the sampler draws from another distribution than the one that is trained.
+
+    Bfloat16 alone makes vLLM and a trainer differ by 0.03 to 0.05 nats a token (root mean square; huggingface/trl
+    issue 6789, ServiceNow/Fast-LLM pull request 525; 0.01 in the mean on the embedded model). Twice that is not
+    rounding: other weights, or an old adapter.
+    """
+
+    threshold = 0.1  # nats
+
+    def __init__(self) -> None:
+        self.has_spoken = False
+
+    def after(self, metrics: dict[str, Any]) -> str | None:
+        gap = metrics["sampler_gap"]
+        if gap is None or gap <= self.threshold or self.has_spoken:
+            return None
+        self.has_spoken = True
+        return (
+            f"vLLM draws tokens with log-probabilities {gap:.2f} nats away from the trainer's, where rounding explains "
+            f"no more than {self.threshold}. Completions that this makes unlikely ones are left out of the loss. If it "
+            "goes on, set vllm=off."
         )
 
 
@@ -238,6 +406,12 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def is_asked(self) -> bool:
+        """Whether any process of the run has received a signal; all of them know of it from then on."""
+        if number := max(processes.gathered([self.signal_number or 0])):
+            self.signal_number = number
+        return bool(number)
 
     def interrupt_if_asked(self) -> None:
         """What has no steps to finish stops here."""

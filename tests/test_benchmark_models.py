@@ -8,7 +8,14 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from benchmarks.models import configuration, save_random, vision_to_text_flops
+from benchmarks.models import (
+    configuration,
+    published_configuration,
+    save_published,
+    save_random,
+    vision_to_text_flops,
+)
+from grit_lite import shapes
 from grit_lite.backends import Request, open_backend
 from grit_lite.recipe import load_recipe
 
@@ -155,7 +162,51 @@ def test_a_model_of_middle_size_answers_without_ties(family, tmp_path):
     assert torch.diff(logits.topk(2).values).abs() > 1e-4
 
 
+# What makes a published shape small enough for a test: all but its vocabulary and the width of a head.
+SMALL = {
+    "Qwen/Qwen2.5-VL-3B-Instruct": (
+        {"hidden_size": 128, "intermediate_size": 192, "num_attention_heads": 1, "num_key_value_heads": 1},
+        {"depth": 2, "hidden_size": 64, "intermediate_size": 176, "num_heads": 4, "fullatt_block_indexes": [1]},
+    ),
+    "Qwen/Qwen3-VL-4B-Instruct": (
+        {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 8},
+        {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 4, "deepstack_visual_indexes": [0, 1]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_model_of_a_published_shape_loads_and_answers(name, tmp_path, monkeypatch):
+    shape, (text, vision) = shapes.SHAPES[name], SMALL[name]
+    text = {**shape["text_config"], "num_hidden_layers": 2, **text}
+    vision = {**shape["vision_config"], **vision, "out_hidden_size": text["hidden_size"]}
+    monkeypatch.setitem(shapes.SHAPES, name, {**shape, "text_config": text, "vision_config": vision})
+    backend = open_backend(load_recipe("tiny", [f"model={save_published(tmp_path, name)}", "dtype=bfloat16"]))
+    assert backend.model.config.get_text_config().vocab_size == 151936
+    assert backend.model.lm_head.weight is backend.model.get_input_embeddings().weight
+    assert {parameter.dtype for parameter in backend.model.parameters()} == {torch.bfloat16}
+    logits = [
+        last_logits(backend.model, encode(backend.processor, [picture(seed)]).to(torch.bfloat16)) for seed in (0, 1)
+    ]
+    assert differ(*logits)
+    (answer,) = backend.generate([Request(picture(0), "What is it?")], max_new_tokens=4)
+    assert answer.tokens >= 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_published_shape_keeps_all_sizes(name):
+    ours, real = published_configuration(name), shapes.published_config(name)
+    for part in ("text_config", "vision_config"):
+        changed = {
+            key for key, value in getattr(real, part).to_dict().items() if getattr(ours, part).to_dict()[key] != value
+        }
+        assert changed <= {"eos_token_id", "pad_token_id", "bos_token_id"}
+    assert ours.tie_word_embeddings == real.tie_word_embeddings
+
+
 def test_an_unknown_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no published Qwen shape of the name 'OpenGVLab/InternVL3-1B-hf'"):
+        save_published(tmp_path, "OpenGVLab/InternVL3-1B-hf")
     with pytest.raises(ValueError, match="no random model 'internvl middle'"):
         save_random(tmp_path, "internvl", "middle")
     assert not list(tmp_path.iterdir())

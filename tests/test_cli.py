@@ -7,7 +7,9 @@ import zlib
 
 import pytest
 
+from benchmarks.models import configuration
 from grit_lite.cli import main
+from grit_lite.machine import default_recipe, find_gpu
 from grit_lite.recipe import Recipe
 from grit_lite.run import Run
 
@@ -47,7 +49,9 @@ def test_help_names_every_command(cli):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "chat", "report", "rewards", "recipes", ("data", "check")], ids=str
+    "command",
+    ["train", "eval", "chat", "report", "rewards", "recipes", ("data", "check"), ("data", "fetch")],
+    ids=str,
 )
 def test_every_command_explains_itself(cli, command):
     words = (command,) if isinstance(command, str) else command
@@ -79,6 +83,14 @@ def test_a_dry_run_prints_the_whole_recipe_and_starts_nothing(cli, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_without_a_recipe_the_machine_chooses_and_says_which_and_why(cli):
+    name, why = default_recipe(find_gpu())
+    code, out, err = cli("train", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["name"] == name
+    assert f"Recipe: {name}, because none was named with --recipe and {why}." in " ".join(err.split())
+
+
 @pytest.mark.parametrize(
     ("setting", "code", "message"),
     [
@@ -89,27 +101,26 @@ def test_a_dry_run_prints_the_whole_recipe_and_starts_nothing(cli, tmp_path):
     ],
 )
 def test_a_name_that_does_not_exist_is_refused_before_there_is_a_run(cli, tmp_path, setting, code, message):
-    refused(cli("train", "--set", setting, "--output", tmp_path / "run"), code, message)
+    refused(cli("train", "--recipe", "tiny", "--set", setting, "--output", tmp_path / "run"), code, message)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_is_not_cached_offline_says_so_before_there_is_a_run(cli, tmp_path):
-    outcome = cli("train", "--set", "model=nobody/nothing", "--output", tmp_path / "run")
+    outcome = cli("train", "--recipe", "tiny", "--set", "model=nobody/nothing", "--output", tmp_path / "run")
     refused(outcome, 4, "nobody/nothing is not on this machine", "HF_HUB_OFFLINE")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_model_that_does_not_load_says_so_and_the_run_says_it_failed(cli, tmp_path):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3_vl"}')
-    outcome = cli("train", "--set", f"model={tmp_path / 'model'}", "--output", tmp_path / "run")
+    configuration("qwen3_vl", "miniature").save_pretrained(tmp_path / "model")  # and no weights beside it
+    outcome = cli("train", "--recipe", "tiny", "--set", f"model={tmp_path / 'model'}", "--output", tmp_path / "run")
     refused(outcome, 4, "cannot be loaded", "the processor's files")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
 
 def test_an_occupied_folder_is_refused(cli, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    refused(cli("train", "--output", tmp_path), 2, "not empty", "--output")
+    refused(cli("train", "--recipe", "tiny", "--output", tmp_path), 2, "not empty", "--output")
 
 
 def test_a_second_training_in_a_folder_is_refused(cli, tmp_path):
@@ -128,7 +139,7 @@ def test_resuming_needs_a_folder_and_nothing_else(cli, tmp_path):
 
 
 def test_asking_for_more_triplets_than_there_are_says_how_many_there_are(cli, tmp_path):
-    refused(cli("train", "--triplets", "999", "--output", tmp_path / "run"), 3, "20")
+    refused(cli("train", "--recipe", "tiny", "--triplets", "999", "--output", tmp_path / "run"), 3, "20")
 
 
 def test_a_run_without_an_adapter_cannot_be_evaluated(cli, tmp_path):

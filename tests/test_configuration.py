@@ -201,6 +201,15 @@ def test_a_model_of_another_class_may_say_which_family_it_is_like(tmp_path):
     assert (spec.family, spec.box_space) == ("qwen3_vl", BoxSpace.RESIZED_PIXELS)
 
 
+def test_an_adapter_says_how_its_model_reads_and_the_model_must_be_there_all_the_same(tmp_path):
+    prompt = {"grounded": "{question}", "direct": "{question}"}
+    said = {"family": "qwen3_vl", "box_space": "norm1000", "prompt": prompt}
+    write(tmp_path, json.dumps(said), "grit_lite.json")
+    assert find_spec(Recipe(model="tiny"), tmp_path).box_space is BoxSpace.NORM1000
+    with pytest.raises(ModelError, match="nobody/nothing is not on this machine"):
+        find_spec(Recipe(model="nobody/nothing"), tmp_path)
+
+
 def test_a_family_that_nobody_knows_cannot_be_claimed(tmp_path):
     prompt = {"grounded": "{question}", "direct": "{question}"}
     write(tmp_path, json.dumps({"family": "llava", "box_space": "norm1000", "prompt": prompt}), "grit_lite.json")

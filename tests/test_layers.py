@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "grit_lite"
 # One line per layer. This list is the architecture; the tree in the README repeats it for people.
 LAYERS = [
     ["errors", "compat"],
-    ["boxes", "recipe", "machine"],
+    ["processes"],
+    ["boxes", "recipe", "machine", "shapes"],
+    ["fitting"],
     ["answer"],
     ["tiny"],
     ["triplets"],
@@ -22,25 +24,41 @@ LAYERS = [
     ["families"],
     ["vlm"],
     ["packing"],
-    ["memory"],
     ["rollout"],
+    ["engine"],
     ["sharing"],
     ["backends"],
+    ["memory"],
     ["run"],
     ["trainer", "evaluate", "report"],
     ["screen"],
     ["chat"],
-    ["training", "export"],
+    ["training", "export", "doctor"],
     ["cli"],
+    ["__main__"],
 ]
 DEPTH = {name: depth for depth, layer in enumerate(LAYERS) for name in layer}
-HEAVY = {"torch", "torchvision", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "datasets", "unsloth"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "unsloth",
+    "vllm",
+}
 LIGHT = [
     "errors",
     "compat",
+    "processes",
     "boxes",
     "recipe",
     "machine",
+    "shapes",
+    "fitting",
     "answer",
     "triplets",
     "scorers",
@@ -99,3 +117,9 @@ def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backe
 def test_only_one_file_may_import_unsloth():
     users = {path.name for path in SOURCES if any(name.split(".")[0] == "unsloth" for name in imports(path))}
     assert users <= {"unsloth.py"}
+
+
+def test_vllm_is_imported_in_one_file_and_not_at_its_top():
+    users = {path.name for path in SOURCES if any(name.split(".")[0] == "vllm" for name in imports(path))}
+    top = [path for path in SOURCES if any(name.split(".")[0] == "vllm" for name in imports(path, top_level_only=True))]
+    assert (users, top) == ({"engine.py"}, [])

@@ -4,6 +4,9 @@ import pytest
 
 from grit_lite.errors import ModelError
 from grit_lite.machine import Gpu, default_recipe, number_format
+from grit_lite.memory import GIB, Device, Plan, model_sizes
+from grit_lite.recipe import load_recipe
+from grit_lite.shapes import published_config
 
 T4 = Gpu("Tesla T4", 14.6, (7, 5))
 V100 = Gpu("Tesla V100-SXM2-32GB", 31.7, (7, 0))
@@ -34,6 +37,14 @@ def test_a_card_that_is_too_small_or_too_old_gets_the_embedded_model_and_hears_w
     assert recipe == "tiny"
     assert f"{gpu.gib:.0f} GiB" in reason
     assert "11 GiB and compute capability 8.0 (qwen2_5-vl-3b) or 14 GiB and compute capability 7.0 (t4)" in reason
+
+
+@pytest.mark.parametrize("gpu", [RTX_3060, T4])
+def test_what_a_small_card_gets_fits_it_by_estimate_with_a_tenth_to_spare(gpu):
+    recipe = load_recipe(default_recipe(gpu)[0])
+    room = int(0.9 * gpu.gib * GIB)
+    plan = Plan(model_sizes(published_config(recipe.model), recipe), Device("cuda", gpu.name, room, room), "unsloth")
+    assert plan.estimate(recipe).total <= room
 
 
 @pytest.mark.parametrize(

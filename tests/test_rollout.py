@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from live_bytes import LiveBytes
 from shared_prompt_cases import FAMILIES, ONE, TEXT, TWO, WIDE, Pair, distance, load_model, model_folder
 
 from grit_lite import rollout
@@ -90,6 +91,23 @@ def test_a_row_that_ends_leaves_the_others_as_they_were(pair, prompts):
     ending = ours(pair, prompts, sampling(pair, temperature=0.9, end_tokens=ENDS))
     assert ending == cut_at_end(torch.tensor(endless), ENDS)
     assert len({len(row) for row in ending}) > 2
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 5, 100])
+@pytest.mark.parametrize("way", ["greedy", "sampled", "top k"])
+def test_a_divided_rollout_draws_the_same_tokens(pair, prompts, way, at_once):
+    how = sampling(pair, end_tokens=ENDS, stop_strings=("e",), **WAYS[way])
+    torch.manual_seed(3)
+    assert sample(pair.vlm, prompts, OWNERS, how, at_once) == ours(pair, prompts, how)
+
+
+def test_a_divided_rollout_needs_less_memory(pair, prompts):
+    def peak(at_once):
+        with LiveBytes() as counted:
+            sample(pair.vlm, prompts, OWNERS, sampling(pair), at_once)
+        return counted.peak
+
+    assert peak(4) < 0.7 * peak(None)
 
 
 def test_what_follows_an_end_token_is_cut():

@@ -4,11 +4,13 @@ import gc
 
 import pytest
 import torch
+from sampled_elsewhere import Elsewhere
 from shared_prompt_cases import (
     FAMILIES,
     LANGUAGE,
     LOGP,
     ONE,
+    TEMPERATURE,
     TEXT,
     TWO,
     VISION,
@@ -455,3 +457,77 @@ def test_the_base_may_keep_its_own_rollout_and_the_step_is_the_same(folder):
     ours, stock = Trained(folder, OwnRollout, beta=0.04), Trained(folder, GRPOTrainer, beta=0.04)
     assert ours.tokens == stock.tokens
     assert float((ours.change - stock.change).norm() / stock.change.norm()) < STEP
+
+
+def test_a_rollout_of_the_base_is_given_the_images_as_they_came(deepstack):
+    """Another process that samples, such as a vLLM server, needs them."""
+    seen = []
+
+    class Noting(GRPOTrainer):
+        def _generate_single_turn(self, prompt_ids, images, *rest, **options):
+            seen.append([[image.tobytes() for image in own] for own in images])
+            return super()._generate_single_turn(prompt_ids, images, *rest, **options)
+
+    class OwnRollout(share_prompts(Noting)):
+        def __init__(self, **options):
+            super().__init__(share_rollout=False, **options)
+
+    Trained(deepstack, OwnRollout), Trained(deepstack, Noting)
+    ours, stock = seen
+    assert len(stock) == 8
+    assert ours == stock
+
+
+def sampling_elsewhere(offset=0.0):
+    class SampledElsewhere(share_prompts(GRPOTrainer)):
+        def __init__(self, **options):
+            engine = Elsewhere(options["model"], options["processing_class"], offset)
+            super().__init__(engine=engine, **options)
+
+    return SampledElsewhere
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_a_step_on_an_engine_that_computes_the_same_is_the_step_without(folder, beta):
+    plain = Trained(folder, share_prompts(GRPOTrainer), beta=beta)
+    ours = Trained(folder, sampling_elsewhere(), beta=beta)
+    (count, number, sampling) = ours.trainer.engine.asked[0]
+    assert_not_idle(plain)
+    assert_equal(plain, ours)
+    assert (count, number, sampling.temperature, sampling.max_new_tokens) == (2, 4, TEMPERATURE, 8)
+    assert ours.trainer.sampler_gap < LOGP
+    assert plain.trainer.sampler_gap is None
+
+
+@pytest.mark.parametrize("offset", [-0.3, 0.05])
+def test_the_gap_is_the_one_that_trl_logs(deepstack, offset):
+    ours = Trained(deepstack, sampling_elsewhere(offset))
+    assert ours.trainer.sampler_gap == pytest.approx(abs(offset), abs=LOGP)
+    assert ours.logs[0]["sampling/sampling_logp_difference/mean"] == pytest.approx(ours.trainer.sampler_gap)
+
+
+@pytest.mark.parametrize("offset", [-0.3, -0.15, 0.05])
+def test_completions_weigh_what_trl_says_where_the_base_leaves_it_to_us(deepstack, offset):
+    trainer = Trained(deepstack, sampling_elsewhere(offset)).trainer
+    batch = trainer._generate_and_score_completions([ask.row() for ask in ASKS for _ in range(4)])
+    weights = batch.pop("importance_sampling_ratio")
+    trainer._correct_for_sampler(batch)
+    torch.testing.assert_close(batch["importance_sampling_ratio"], weights)
+    assert len(weights.unique()) > 1
+    assert (weights == 0).any() == (offset < -0.14)  # 8 tokens x 0.14 nats: three times as likely
+
+
+def test_completions_that_the_sampler_finds_far_less_likely_teach_nothing(deepstack):
+    assert not Trained(deepstack, sampling_elsewhere(-5.0)).change.any()
+
+
+def test_completions_that_teach_nothing_leave_the_loss_finite(deepstack):
+    trainer = Trained(deepstack, sampling_elsewhere(), reward=all_alike).trainer
+    batch = trainer._generate_and_score_completions([ask.row() for ask in ASKS for _ in range(4)])
+    batch["old_per_token_logps"] -= 200
+    assert trainer.compute_loss(trainer.model, batch) == 0
+
+
+def test_a_correction_that_is_not_ours_is_refused(deepstack):
+    with pytest.raises(ValueError, match="a correction for the sampler other than sequence_mask"):
+        Trained(deepstack, sampling_elsewhere(), vllm_importance_sampling_mode="token_truncate")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from grit_lite import trainer, vlm
 from grit_lite.backends import Request, open_backend
@@ -88,7 +89,7 @@ def test_a_row_of_metrics_is_the_mean_over_the_samples():
         sample(0.0, 0.0, tags=0.0),
     ]
     logs = {"loss": 0.1, "grad_norm": 0.2, "learning_rate": 1e-3, "kl": 0.3}
-    assert metrics_row(7, samples, logs, group=2) == {
+    assert metrics_row(7, samples, logs, group=2, sampler_gap=0.01) == {
         "step": 7,
         "reward": 0.75,  # (2 + 1 + 0 + 0) / 4
         "reward/tags": 0.375,
@@ -96,6 +97,7 @@ def test_a_row_of_metrics_is_the_mean_over_the_samples():
         "valid_format": 0.25,
         "completion_tokens": 10.0,
         "kl": 0.3,
+        "sampler_gap": 0.01,
         "loss": 0.1,
         "grad_norm": 0.2,
         "lr": 1e-3,
@@ -227,6 +229,45 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update_and_keeps_the_bat
     assert all(torch.equal(value, before[name]) for name, value in setup.lora().items())
     assert len(json.loads((setup.run.folder / "diverged-step-000001.json").read_text())["samples"]) == 8
     assert setup.run.latest_checkpoint() is None
+
+
+def spoil_the_first_gradient(setup):
+    """The first backward pass of all overflows."""
+    calls = []
+    poisoned = next(p for p in setup.backend.model.parameters() if p.requires_grad)
+
+    def overflow(gradient):
+        calls.append(1)
+        return torch.full_like(gradient, float("inf")) if len(calls) == 1 else gradient
+
+    poisoned.register_hook(overflow)
+
+
+def test_an_overflow_of_float16_leaves_out_one_update_and_training_goes_on(untrained, tmp_path):
+    setup = Setup(tmp_path / "run", small_recipe(untrained))
+    setup.trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)  # accelerate makes one on CUDA
+    spoil_the_first_gradient(setup)
+    before = setup.lora()
+    setup.trainer.train()
+    first, second = (metrics for metrics, _, _ in setup.steps)
+    assert (first["grad_norm"], setup.trainer.accelerator.scaler.get_scale()) == (None, 2.0)
+    assert second["grad_norm"] > 0
+    checkpoint = load_file(setup.run.folder / "checkpoints" / "step-000001" / "adapter_model.safetensors")
+    assert all(torch.equal(value, before[saved_name(name)]) for name, value in checkpoint.items())
+    assert any(not torch.equal(value, before[name]) for name, value in setup.lora().items())
+
+
+def test_an_overflow_that_no_scale_cures_ends_the_run_as_diverged(untrained, tmp_path):
+    setup = Setup(tmp_path / "run", small_recipe(untrained))
+    setup.trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    spoil_the_first_gradient(setup)
+    with pytest.raises(Diverged, match="Step 1: the gradient is not finite"):
+        setup.trainer.train()
+
+
+def saved_name(name):
+    """PEFT leaves the adapter's own name out of its files."""
+    return name.replace(".weight", ".default.weight")
 
 
 def test_weights_that_a_step_has_ruined_end_the_run_as_diverged(untrained, tmp_path):

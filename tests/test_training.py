@@ -14,7 +14,7 @@ from grit_lite.cli import main
 from grit_lite.run import METRICS, SAMPLES, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import DeadSignalAlarm, StopRequest
+from grit_lite.training import DeadSignalAlarm, SamplerGapAlarm, StopRequest
 
 COMMAND = [sys.executable, "-c", "from grit_lite.cli import main; main()"]
 
@@ -80,7 +80,14 @@ def arguments(untrained, data):
         "max_completion_tokens": 8,
         "evaluate": "none",
     }
-    return ["train", "--triplets", "4", *(f"--set={key}={value}" for key, value in settings.items())]
+    return [
+        "train",
+        "--recipe",
+        "tiny",
+        "--triplets",
+        "4",
+        *(f"--set={key}={value}" for key, value in settings.items()),
+    ]
 
 
 def run_command(command, *arguments, **environment):
@@ -201,3 +208,11 @@ def test_one_group_that_teaches_silences_the_alarm():
     alarm.after({"step": 2, "groups_that_teach": 0.25, "reward": 0.5})
     assert alarm.after(dead(3)) is None
     assert alarm.after(dead(4)) is not None
+
+
+def test_the_gap_of_the_sampler_is_announced_once_it_is_more_than_rounding():
+    alarm = SamplerGapAlarm()
+    said = [alarm.after({"sampler_gap": gap}) for gap in (None, 0.05, 0.4, 0.5)]
+    assert [message is not None for message in said] == [False, False, True, False]
+    assert "0.40 nats away" in said[2]
+    assert "set vllm=off" in said[2]

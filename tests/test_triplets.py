@@ -17,7 +17,7 @@ from PIL import Image
 
 from grit_lite import tiny
 from grit_lite.boxes import Box
-from grit_lite.errors import DataError, UsageError
+from grit_lite.errors import DataError, NotFetched, UsageError
 from grit_lite.tiny.questions import SceneQuestion
 from grit_lite.triplets import COUNTING, Triplet, accept, from_scene_question, load, open_image, sample
 from grit_lite.triplets.images import decode, inspect
@@ -716,6 +716,49 @@ def test_shares_differ_by_at_most_one_unless_a_dataset_is_used_up(sizes, seed, d
     assert all(share >= max(taken) - 1 for share in open_ended)
 
 
+@pytest.mark.parametrize(
+    ("n", "counting", "relation"), [(20, 10, 10), (21, 11, 10), (1, 1, 0), (140, 80, 60), (160, 100, 60)]
+)
+def test_grits_rows_are_drawn_half_of_counts_and_half_of_relations(n, counting, relation):
+    drawn = [row.dataset for row in sample(many(tallyqa=100, vsr=60), n, seed=0)]
+    assert (drawn.count("tallyqa"), drawn.count("vsr")) == (counting, relation)
+    assert {row.dataset for row in sample(many(tallyqa=100), min(n, 100), seed=0)} == {"tallyqa"}
+
+
+def numbered(folder: Path, bad: set[int] = frozenset()) -> Path:
+    """Twelve rows with an image each, six of each dataset; `bad` ones are cut short."""
+    content = encode(picture((64, 64)), "JPEG")
+    for number in range(12):
+        (folder / f"{number}.jpg").write_bytes(content[: 300 if number in bad else None])
+    kinds = ["vsr"] * 6 + ["tallyqa"] * 6
+    return write(folder, *(row(answer=f"{n}", image=f"{n}.jpg", dataset=kind) for n, kind in enumerate(kinds)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_only_images_of_rows_that_are_drawn_are_opened(tmp_path, seed):
+    drawn = sample(load(numbered(tmp_path)).triplets, 4, seed)
+    loaded = load(numbered(tmp_path, bad={*range(12)} - {int(row.answer) for row in drawn}), draw=(4, seed))
+    assert (loaded.triplets, loaded.bad_rows, loaded.rows) == (drawn, [], 12)
+    assert sample(loaded.triplets, 4, seed) == drawn
+    assert loaded.sha256 == load(numbered(tmp_path), draw=(4, seed)).sha256
+
+
+def test_where_a_drawn_image_is_bad_every_row_is_looked_at(tmp_path):
+    first = int(sample(load(numbered(tmp_path)).triplets, 4, 0)[0].answer)
+    data = numbered(tmp_path, bad={first, 11, 10})
+    assert load(data, draw=(4, 0)) == load(data)
+    assert {row.line for row in load(data, draw=(4, 0)).bad_rows} == {first + 1, 12, 11}
+
+
+def test_where_a_row_is_bad_or_all_are_drawn_every_row_is_looked_at(tmp_path):
+    data = numbered(tmp_path)
+    for draw in ((12, 0), (13, 0), (None, 0), (0, 0)):
+        assert load(data, draw=draw) == load(data)
+    data.write_bytes(data.read_bytes() + b"\nnot a row")
+    assert load(data, draw=(4, 0)) == load(data)
+    assert len(load(data, draw=(4, 0)).triplets) == 12
+
+
 def test_no_number_takes_all():
     assert len(sample(many(a=3), None, seed=0)) == 3
 
@@ -799,6 +842,39 @@ def test_a_parquet_file_or_a_folder_of_them_is_read(tmp_path, datasets, binary):
     check_two_rows(load(file, columns=NAMES), "train-00000-of-00001", "train")
 
 
+def test_a_configuration_of_a_dataset_is_named_before_the_split(tmp_path, datasets):
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    for name, rows in (("easy", [0]), ("hard", [0, 1])):
+        dataset_of(datasets).select(rows).to_parquet(folder / f"{name}.parquet")
+    files = "data_files: [{split: val, path: %s.parquet}]"
+    configurations = ", ".join(f"{{config_name: {name}, {files % name}}}" for name in ("easy", "hard"))
+    (folder / "README.md").write_text(f"---\nconfigs: [{configurations}]\n---\n")
+    check_two_rows(load(f"hf:{folder}:hard:val", columns=NAMES), "shapes", "val")
+    assert len(load(f"hf:{folder}:easy:val", columns=NAMES).triplets) == 1
+    assert len(load(f"hf:{folder}:hard:train", columns=NAMES, split="val").triplets) == 2
+    with pytest.raises(DataError, match=r"(?s)Config name is missing.*'easy', 'hard'.*hf:NAME:CONFIGURATION:SPLIT"):
+        load(f"hf:{folder}:val", columns=NAMES)
+    with pytest.raises(DataError, match=r"'other' not found. Available: \['easy', 'hard'\]"):
+        load(f"hf:{folder}:other:val", columns=NAMES)
+
+
+def test_a_colon_in_the_name_of_a_folder_belongs_to_it(tmp_path, datasets):
+    dataset_of(datasets).save_to_disk(tmp_path / "a:b:c")
+    check_two_rows(load(f"hf:{tmp_path / 'a:b:c'}", columns=NAMES), "a:b:c", "train")
+    check_two_rows(load(f"hf:{tmp_path / 'a:b:c'}:val", columns=NAMES), "a:b:c", "val")
+
+
+def test_pictures_in_memory_and_boxes_under_another_name_are_read(tmp_path, datasets):
+    pictures = [picture(), picture((64, 48))]
+    rows = {"question": ["1", "2"], "answer": ["a", "b"], "image": pictures, "objects": [[[1, 2, 11, 12]], []]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    for columns, boxes in (({}, ()), ({"bboxs": "objects"}, (Box(1, 2, 11, 12),))):
+        one, two = load(tmp_path / "saved", columns=columns).triplets
+        assert (one.boxes, one.size) == (boxes, (40, 30))
+        assert (two.boxes, two.load_image().size) == ((), (64, 48))
+
+
 def test_image_paths_of_a_dataset_stay_in_its_folder(tmp_path, datasets):
     (tmp_path / "secret.png").write_bytes(encode(picture()))
     folder = tmp_path / "data"
@@ -831,7 +907,7 @@ def test_an_image_that_is_only_a_path_on_the_hub_is_not_looked_for_here(tmp_path
     features = {"question": datasets.Value("string"), "answer": datasets.Value("string"), "image": datasets.Image()}
     published = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
     monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, split: {("nobody/shapes", "test"): published}[name, split]
+        datasets, "load_dataset", lambda name, _, split: {("nobody/shapes", "test"): published}[name, split]
     )
     loaded = load("hf:nobody/shapes:test")
     assert loaded.bad_rows[0].reason == "image 'a.png' is only a path; download the dataset and give its folder"
@@ -846,7 +922,8 @@ def test_a_column_that_a_dataset_does_not_have_is_named(tmp_path, datasets):
 
 
 def test_a_dataset_that_is_not_here_and_cannot_be_fetched_is_one_clear_message(datasets):
-    with pytest.raises(DataError, match="'nobody/nothing' is not on this machine, and the hub cannot be reached"):
+    message = r"'nobody/nothing' is not on this machine, and the hub cannot be reached.*data check hf:nobody/nothing"
+    with pytest.raises(NotFetched, match=message):
         load("hf:nobody/nothing:test")
 
 

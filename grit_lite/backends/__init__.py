@@ -9,15 +9,16 @@ import importlib
 import importlib.util
 import json
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from PIL import Image
 
+from grit_lite import processes
 from grit_lite.answer import PromptTemplate
-from grit_lite.backends.configuration import find_family
+from grit_lite.backends.configuration import find_family, read_configuration
 from grit_lite.boxes import BoxSpace, Size
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES
@@ -74,6 +75,8 @@ class Backend(Protocol):
     spec: ModelSpec
     model: Any
     processor: Any
+    engine: Any  # an `Engine`, where vLLM samples in the place of both; else None
+    engine_obstacle: str | None  # why there is none
 
     def attach_lora(self, recipe: Recipe) -> None:
         """Put a fresh, seeded, trainable adapter on the model."""
@@ -135,11 +138,26 @@ def import_libraries(recipe: Recipe) -> Choice:
     ours that needs them, so that nothing keeps what Unsloth replaces.
 
     Raises:
+        ModelError: the recipe asks for Unsloth, or for a vLLM server, and this machine cannot have it.
+    """
+    if recipe.vllm_server and (missing := server_obstacle()):
+        raise ModelError(f"The recipe names a vLLM server, but {missing}. Remedy that, or set vllm_server=null.")
+    return _choose(recipe, unsloth_obstacle)
+
+
+def expected_choice(recipe: Recipe) -> Choice:
+    """What `import_libraries` would choose, as far as it can be told without importing Unsloth.
+
+    Raises:
         ModelError: the recipe asks for Unsloth and this machine cannot have it.
     """
+    return _choose(recipe, missing_for_unsloth)
+
+
+def _choose(recipe: Recipe, find_obstacle: Callable[[], str | None]) -> Choice:
     if recipe.backend == "plain":
         return Choice("plain", "the recipe asks for it")
-    obstacle = unsloth_obstacle()
+    obstacle = _beyond_unsloth(recipe) or find_obstacle()
     if obstacle is None:
         return Choice(
             "unsloth", "the recipe asks for it" if recipe.backend == "unsloth" else "CUDA and Unsloth are here"
@@ -151,9 +169,26 @@ def import_libraries(recipe: Recipe) -> Choice:
     return Choice("plain", obstacle)
 
 
-@functools.cache  # a failed import must not be tried twice in a process
-def unsloth_obstacle() -> str | None:
-    """Why Unsloth cannot be used here; None where it can be, and then it has been imported."""
+def _beyond_unsloth(recipe: Recipe) -> str | None:
+    """What the run wants that Unsloth does not do."""
+    if processes.count() > 1:
+        return f"the run has several processes ({processes.count()}), and Unsloth trains in one"
+    return "only the plain backend samples with a vLLM server" if recipe.vllm_server else None
+
+
+def server_obstacle() -> str | None:
+    """Why this machine cannot train with a vLLM server; None where it can."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "PyTorch finds no CUDA device here, and the weights go to the server from one GPU to another"
+    if importlib.util.find_spec("vllm") is None:
+        return "vLLM is not installed here, whose code also sends the weights (pip install vllm)"
+    return None
+
+
+def missing_for_unsloth() -> str | None:
+    """What Unsloth needs and is not here; None where there is nothing but importing it left to try."""
     import torch
 
     # The variable is Unsloth's own switch, with which its tests run it on a CPU.
@@ -161,6 +196,14 @@ def unsloth_obstacle() -> str | None:
         return "PyTorch finds no CUDA device here"
     if importlib.util.find_spec("unsloth") is None:
         return "Unsloth is not installed here (pip install 'grit-lite[gpu]')"
+    return None
+
+
+@functools.cache  # a failed import must not be tried twice in a process
+def unsloth_obstacle() -> str | None:
+    """Why Unsloth cannot be used here; None where it can be, and then it has been imported."""
+    if missing := missing_for_unsloth():
+        return missing
     try:
         importlib.import_module("grit_lite.backends.unsloth")
     except Exception as error:  # noqa: BLE001  it runs the code of a dozen libraries
@@ -245,6 +288,7 @@ def find_spec(recipe: Recipe, adapter: Path | None = None) -> ModelSpec:
     location = model_location(recipe.model)
     said = (adapter and read_spec(adapter)) or read_spec(Path(location))
     if said is not None:
+        read_configuration(location, recipe.revision)
         return said
     family = find_family(location, recipe.revision)
     return ModelSpec(family.model_type, family.box_space, family.prompts)

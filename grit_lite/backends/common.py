@@ -31,10 +31,13 @@ from peft import PeftModel  # noqa: E402
 from transformers import AutoProcessor, TextStreamer  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
+from grit_lite.engine import Engine, EnginePrompt, engine_version, obstacles  # noqa: E402
 from grit_lite.rollout import Sampling, cut_at_end, decode, sample  # noqa: E402
 from grit_lite.vlm import Prompt, VisionLanguageModel, shares_prompts  # noqa: E402
 
 disable_progress_bar()  # our own screen says what happens
+
+TEXT_TOKENS = 4096  # of a prompt, generously
 
 
 class LoadedModel:
@@ -46,17 +49,19 @@ class LoadedModel:
 
     name: str
     shares_rollout: bool
+    engine_obstacle: str | None = None
     libraries: tuple[str, ...] = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 
     def __init__(self, recipe: Recipe, adapter: Path | None = None, reason: str = "") -> None:
         self.recipe, self.reason = recipe, reason
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _device()
         self.dtype: torch.dtype = getattr(torch, number_format(recipe.dtype, find_gpu()))
         location = model_location(recipe.model)
         self.spec = find_spec(recipe, adapter)  # first: what cannot be used is refused before gigabytes are read
         self.family = FAMILIES[self.spec.family]
         with explained(location):
             self.processor = self._load_processor(location)
+            self._find_engine_obstacle()
             self.model: Any = self._load_model(location)
         # Vision-language configurations keep these in their text part only; the trainer warns where they are missing.
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -65,9 +70,34 @@ class LoadedModel:
             self.model = _load_adapter(self.model, adapter)
         self.model.eval()
         self._find_parts()
+        self.engine: Any = None if self.engine_obstacle else self._open_engine(location)
 
     def _load_model(self, location: str) -> Any:
         raise NotImplementedError
+
+    def _open_engine(self, location: str) -> Engine:
+        raise NotImplementedError
+
+    def _find_engine_obstacle(self) -> None:
+        """Decide, before weights are loaded, whether vLLM is to sample.
+
+        Raises:
+            ModelError: the recipe asks for vLLM, and it cannot be had.
+        """
+        if self.recipe.vllm == "off":
+            self.engine_obstacle = "the recipe says vllm: off"
+        elif obstacle := next(self._engine_obstacles(), None):
+            self._sample_without_engine(obstacle)
+
+    def _engine_obstacles(self) -> Iterator[str]:
+        yield from obstacles(self.recipe, self.family)
+
+    def _sample_without_engine(self, obstacle: str) -> None:
+        if self.recipe.vllm == "on":
+            raise ModelError(
+                f"The recipe says vllm: on, but {obstacle}. Remedy that, or set vllm=off to sample without it."
+            )
+        self.engine_obstacle = obstacle
 
     def _load_processor(self, location: str) -> Any:
         return load_processor(location, self.recipe, self.family)
@@ -89,14 +119,21 @@ class LoadedModel:
         sampling = self._sampling(max_new_tokens, temperature)
         with self._inference(), self._adapter(use_adapter):
             for start in range(0, len(requests), batch_size):
-                batch = self._encode(requests[start : start + batch_size])
-                done += self._decode(self._sample(batch, sampling), self._seen_sizes(batch, requests[start:]))
+                part = requests[start : start + batch_size]
+                batch = self._encode(part)
+                if self.engine is None:
+                    completions = self._sample(batch, sampling)
+                else:
+                    prompts = [EnginePrompt(ids, [one.image]) for ids, one in zip(_unpadded(batch), part, strict=True)]
+                    groups = self.engine.sample(prompts, sampling, use_adapter=use_adapter)
+                    completions = [completion.tokens for (completion,) in groups]
+                done += self._decode(completions, self._seen_sizes(batch, part))
         return done
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
     ) -> Generator[str, None, None]:
-        if self.vlm is None:
+        if self.vlm is None or self.engine is not None:
             limits = {"max_new_tokens": max_new_tokens, "temperature": temperature, "use_adapter": use_adapter}
             yield self.generate([request], **limits)[0].text
             return
@@ -132,7 +169,9 @@ class LoadedModel:
             "dtype": str(self.dtype).removeprefix("torch."),
             "load_in_4bit": self.recipe.load_in_4bit,
             "shares_prompts": self.vlm is not None,
-            "shares_rollout": self.vlm is not None and self.shares_rollout,
+            "shares_rollout": self.vlm is not None and self.shares_rollout and self.engine is None,
+            "engine": engine_version() if self.engine else None,
+            "engine_obstacle": self.engine_obstacle,
             "parameters": sum(parameter.numel() for parameter in parameters),
             "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             "versions": {name: version(name) for name in self.libraries},
@@ -173,8 +212,7 @@ class LoadedModel:
         return cut_at_end(tokens, sampling.end_tokens)
 
     def _prompts(self, vlm: VisionLanguageModel, batch: dict[str, torch.Tensor]) -> list[Prompt]:
-        rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-        tokens = [ids[mask.bool()].tolist() for ids, mask in rows]
+        tokens = _unpadded(batch)
         return vlm.prompts(tokens, [1] * len(tokens), batch)
 
     def _sampling(self, max_new_tokens: int, temperature: float) -> Sampling:
@@ -209,6 +247,11 @@ class LoadedModel:
         return [(width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist()]
 
 
+def _unpadded(batch: dict[str, torch.Tensor]) -> list[list[int]]:
+    rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    return [ids[mask.bool()].tolist() for ids, mask in rows]
+
+
 def load_processor(location: str, recipe: Recipe, family: Family) -> Any:
     """The processor of a model, which shows it images of at most `max_pixels` of the recipe."""
     processor = AutoProcessor.from_pretrained(location, revision=recipe.revision)
@@ -230,6 +273,16 @@ class _Pieces(TextStreamer):
     def take(self) -> list[str]:
         pieces, self.waiting = self.waiting, []
         return pieces
+
+
+def longest_sequence(recipe: Recipe, family: Family) -> int:
+    """Tokens of the longest prompt with a completion, generously."""
+    return family.image_tokens(recipe.max_pixels) + TEXT_TOKENS + recipe.max_completion_tokens
+
+
+def _device() -> torch.device:
+    """By its number, because of several processes each has another GPU, and accelerate compares."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _load_adapter(model: Any, adapter: Path) -> Any:

@@ -10,11 +10,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from grit_lite.compat import ensure_torchvision_ops
+from grit_lite.compat import ensure_torchvision_ops, prepare_vllm
 
 ensure_torchvision_ops()
+prepare_vllm()
 # Unsloth writes modules that it generates into a folder, and counts its users on the hub; both can be said otherwise.
 os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(Path.home() / ".cache" / "grit-lite" / "unsloth"))
 os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
@@ -24,14 +26,15 @@ with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unslo
     from unsloth.save import patch_saving_functions  # pyright: ignore[reportMissingImports]
     from unsloth_zoo.llama_cpp import check_llama_cpp  # pyright: ignore[reportMissingImports]
 
+from peft import PeftModel  # noqa: E402
+from unsloth.models.vision import VLLM_SUPPORTED_VLM  # noqa: E402  # pyright: ignore[reportMissingImports]
+
 FastVisionModel: Any = unsloth.FastVisionModel  # pyright: ignore[reportAttributeAccessIssue]  it sees this file
 
-from grit_lite.backends.common import LoadedModel  # noqa: E402
+from grit_lite.backends.common import LoadedModel, longest_sequence  # noqa: E402
+from grit_lite.engine import Engine, start_explained  # noqa: E402
 from grit_lite.errors import ModelError  # noqa: E402
-from grit_lite.families import Family  # noqa: E402
 from grit_lite.recipe import Recipe  # noqa: E402
-
-TEXT_TOKENS = 4096  # of a prompt, generously
 
 
 class UnslothBackend(LoadedModel):
@@ -43,7 +46,8 @@ class UnslothBackend(LoadedModel):
     libraries = (*LoadedModel.libraries, "unsloth", "unsloth_zoo")
 
     def _load_model(self, location: str) -> Any:
-        with contextlib.redirect_stdout(sys.stderr):
+        explained = contextlib.nullcontext() if self.engine_obstacle else start_explained()
+        with contextlib.redirect_stdout(sys.stderr), explained:
             model, _ = FastVisionModel.from_pretrained(  # its processor is changed by every switch to training
                 location,
                 revision=self.recipe.revision,
@@ -53,12 +57,53 @@ class UnslothBackend(LoadedModel):
                 dtype=self.dtype,
                 load_in_4bit=self.recipe.load_in_4bit,
                 use_gradient_checkpointing=checkpointing(self.recipe),
-                fast_inference=False,
                 random_state=self.recipe.seed,
                 device_map={"": self.device},
+                **self._engine_options(),
             )
         self._check_precision(model)
+        self._check_engine(model)
         return model
+
+    def _engine_options(self) -> dict[str, Any]:
+        if self.engine_obstacle:
+            return {"fast_inference": False}
+        return {
+            "fast_inference": True,
+            "gpu_memory_utilization": self.recipe.vllm_memory_share,
+            "max_lora_rank": self.recipe.lora_rank,
+        }
+
+    def _engine_obstacles(self) -> Iterator[str]:
+        yield from super()._engine_obstacles()
+        if self.device.type != "cuda":
+            yield "PyTorch finds no CUDA device here"
+        if self.recipe.revision is not None:
+            yield "revision is set, and under Unsloth vLLM loads the newest weights of a model's repository"
+        if self.family.model_type not in VLLM_SUPPORTED_VLM:
+            yield f"this release of Unsloth opens no engine for {self.family.name} models"
+
+    def _check_engine(self, model: Any) -> None:
+        """Unsloth goes on without an engine where it cannot open one."""
+        if self.engine_obstacle is None and not hasattr(model, "vllm_engine"):
+            self._sample_without_engine("Unsloth opened no engine; what it said about that stands above")
+
+    def _open_engine(self, location: str) -> Engine:
+        from unsloth_zoo.vllm_utils import load_lora  # pyright: ignore[reportMissingImports]
+
+        # For the adapter's configuration; its tensors stay where they are.
+        folder = TemporaryDirectory(prefix="grit-lite-adapter-")
+
+        def hand_over() -> Any:
+            return load_lora(self.model, folder.name, load_tensors=True) if isinstance(self.model, PeftModel) else None
+
+        return Engine(
+            self.model.vllm_engine,
+            hand_over,
+            image_token=self.model.config.image_token_id,
+            image_size=self.processor.image_processor.size,
+            shared=True,
+        )
 
     def _check_precision(self, model: Any) -> None:
         """Unsloth loads in another precision than it was asked for where it cannot do it, and goes on."""
@@ -79,9 +124,8 @@ class UnslothBackend(LoadedModel):
                 lora_alpha=recipe.lora_alpha,
                 lora_dropout=0.0,  # with dropout the completions of a group could not share one pass over their prompt
                 bias="none",
-                target_modules=self.family.lora_targets(
-                    recipe.lora_parts
-                ),  # decides alone; the four below are asked elsewhere
+                # These decide alone; the four below are asked elsewhere.
+                target_modules=self.family.lora_targets(recipe.lora_parts),
                 finetune_vision_layers="vision" in recipe.lora_parts,
                 finetune_language_layers="language" in recipe.lora_parts,
                 finetune_attention_modules="attention" in recipe.lora_parts,
@@ -149,8 +193,3 @@ def _require_llama_cpp() -> None:
 def checkpointing(recipe: Recipe) -> str | bool:
     """Unsloth's own kind of gradient checkpointing, which keeps what it saves in the memory of the machine."""
     return "unsloth" if recipe.gradient_checkpointing else False
-
-
-def longest_sequence(recipe: Recipe, family: Family) -> int:
-    """Tokens of the longest prompt with a completion, generously; nothing is allocated for them."""
-    return family.image_tokens(recipe.max_pixels) + TEXT_TOKENS + recipe.max_completion_tokens

@@ -17,8 +17,10 @@ from PIL import Image
 from grit_lite.answer import GroundedAnswer, has_valid_format, parse
 from grit_lite.backends import Backend, Generated, Request
 from grit_lite.boxes import Box, f1_at, union_iou
+from grit_lite.errors import OutOfMemory
 from grit_lite.evaluate.benchmarks import shapes
 from grit_lite.evaluate.summary import summarise, table
+from grit_lite.fitting import halving, is_out_of_memory
 from grit_lite.run import replace_text, write_json
 from grit_lite.scorers import is_right
 from grit_lite.triplets import Triplet
@@ -62,19 +64,25 @@ def evaluate(
 ) -> dict[str, Any]:
     """The summary of a benchmark, after it and every row were written as `folder`/<benchmark>.json and .jsonl.
 
-    Decoding is greedy, so the numbers do not depend on `batch_size`.
+    Decoding is greedy, so the numbers do not depend on `batch_size`, which is halved whenever it does not fit into
+    memory; the summary has what it came to.
 
     Args:
         folder: `eval` of a run folder; a few examples keep their image in `folder`/images.
         systems: names from `SYSTEMS`; the last one is the one in question, the others are what it is held against.
         settings: whatever else a reader must know to repeat this; goes into the summary as it is.
         progress: told (system, triplets done, triplets in all) after each batch.
+
+    Raises:
+        OutOfMemory: not even one question at a time fits.
     """
-    rows = {system: list(_rows(backend, triplets, system, max_new_tokens, batch_size, progress)) for system in systems}
+    asking = _Asking(backend, max_new_tokens, batch_size)
+    rows = {system: list(_rows(asking, triplets, system, progress)) for system in systems}
     settings = {
         "model": backend.describe(),
         "max_new_tokens": max_new_tokens,
         "decoding": "greedy",
+        "batch_size": asking.batch_size,
         "prompts": {style: getattr(backend.spec.prompts, style) for style in ("direct", "grounded")},
         **(settings or {}),
     }
@@ -89,24 +97,42 @@ def evaluate(
     return result
 
 
+class _Asking:
+    """Questions to one model, as many at the same time as memory allows."""
+
+    def __init__(self, backend: Backend, max_new_tokens: int, batch_size: int) -> None:
+        self.backend, self.max_new_tokens, self.batch_size = backend, max_new_tokens, batch_size
+
+    def __call__(self, requests: Sequence[Request], *, use_adapter: bool) -> list[Generated]:
+        options = {"max_new_tokens": self.max_new_tokens, "use_adapter": use_adapter}
+        try:
+            generated, self.batch_size = halving(
+                lambda size: self.backend.generate(requests, batch_size=size, **options), self.batch_size
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"The evaluation did not fit into memory, not even one question at a time: {error}\nEnd other programs "
+                "that use this memory, or lower max_pixels or max_completion_tokens in the recipe."
+            ) from error
+        return generated
+
+
 def _rows(
-    backend: Backend,
+    asking: _Asking,
     triplets: Sequence[Triplet],
     system: str,
-    max_new_tokens: int,
-    batch_size: int,
     progress: Callable[[str, int, int], None] | None,
 ) -> Iterator[Row]:
     style, use_adapter = SYSTEMS[system]
+    batch_size = asking.batch_size
     for start in range(0, len(triplets), batch_size):
         batch = triplets[start : start + batch_size]
-        texts = [backend.spec.prompts.render(triplet.question, style=style) for triplet in batch]
+        texts = [asking.backend.spec.prompts.render(triplet.question, style=style) for triplet in batch]
         requests = [Request(triplet.load_image(), text) for triplet, text in zip(batch, texts, strict=True)]
-        generated = backend.generate(
-            requests, max_new_tokens=max_new_tokens, use_adapter=use_adapter, batch_size=batch_size
-        )
-        for triplet, completion in zip(batch, generated, strict=True):
-            yield _row(system, triplet, completion, backend)
+        for triplet, completion in zip(batch, asking(requests, use_adapter=use_adapter), strict=True):
+            yield _row(system, triplet, completion, asking.backend)
         if progress:
             progress(system, start + len(batch), len(triplets))
 

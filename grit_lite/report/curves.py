@@ -17,6 +17,7 @@ _TITLES = {
     "valid_format": ("Valid format", "share of completions with every tag in its place"),
     "completion_tokens": ("Completion length", "tokens, mean"),
     "kl": ("KL to the base", "per token, k3 estimate"),
+    "sampler_gap": ("Gap to the sampler", "nats a token between the trainer and vLLM, before the loss is corrected"),
     "loss": ("Loss", "its level says little in GRPO; its jumps say something"),
     "grad_norm": ("Gradient norm", "before clipping"),
     "lr": ("Learning rate", ""),

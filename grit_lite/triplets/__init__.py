@@ -1,8 +1,9 @@
 """1 DATA: image, question and answer, checked before anything is trained on them.
 
 Whatever the source (GRIT's JSONL, a folder, a Hugging Face dataset, the embedded twenty), a row becomes a `Triplet` or
-a `BadRow` that says where it is and how to put it right. The files in order: `images` reads one image, `rows` and `hub`
-read rows, `triplet` is what they become, `checking` makes it, `sampling` chooses; `load` and `accept` are the way in.
+a `BadRow` that says where it is and how to put it right. The files in order: `images` reads one image, `rows`, `hub`
+and `grit` read rows, `triplet` is what they become, `checking` makes it, `sampling` chooses; `load` and `accept` are
+the way in. What GRIT released is brought here by `fetch`: `download` is its network, `manifest` what has arrived.
 
 In a source, width, height and boxes are in pixels of the image as stored. From here on they are of the upright image.
 """
@@ -16,6 +17,7 @@ from typing import Literal
 from grit_lite import tiny
 from grit_lite.errors import DataError, UsageError
 from grit_lite.triplets.checking import Candidate, assemble, candidate
+from grit_lite.triplets.grit import is_grit, read_grit, require_fetched
 from grit_lite.triplets.hub import is_saved_dataset, read_hub
 from grit_lite.triplets.images import MAX_IMAGE_PIXELS, open_image
 from grit_lite.triplets.rows import FIELDS, BadRow, RawRow, read_jsonl
@@ -32,21 +34,28 @@ __all__ = [
     "from_scene_question",
     "load",
     "open_image",
+    "require_fetched",
     "sample",
 ]
 
 _LISTED_ROWS = 50
-_SOURCES = "Give a .jsonl file, a folder, a .parquet file, hf:NAME for a Hugging Face dataset, or 'embedded'."
+_SOURCES = "Give a .jsonl file, a folder, a .parquet file, hf:NAME for a Hugging Face dataset, 'grit' or 'embedded'."
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a source holds. `sha256` is over the usable rows and the bytes of their images, not where they lie."""
+    """What a source holds.
+
+    Attributes:
+        sha256: over the triplets and the bytes of their images, not where they lie.
+        rows: how many rows are good, as far as they were looked at; more than the triplets where some were drawn.
+    """
 
     source: str
     triplets: list[Triplet]
     bad_rows: list[BadRow]
     sha256: str
+    rows: int
 
 
 def load(
@@ -57,20 +66,25 @@ def load(
     images: Path | None = None,
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     limit: int | None = None,
+    draw: tuple[int | None, int] | None = None,
 ) -> Loaded:
     """Every row of a source, checked to the last byte of its image; `grit-lite data check` is this function.
 
     Args:
-        source: "embedded", a .jsonl file, a folder, a .parquet file, or "hf:NAME[:SPLIT]". In a folder: triplets.jsonl,
-            else metadata.jsonl (its images under `file_name`), else all *.jsonl, else what `datasets` saved there.
+        source: "embedded", "grit" or "grit:val" once fetched, a .jsonl file, a folder, a .parquet file, or
+            "hf:NAME[[:CONFIGURATION]:SPLIT]". In a folder: triplets.jsonl, else metadata.jsonl (its images under
+            `file_name`), else all *.jsonl, else what `datasets` saved there.
         columns: GRIT's name of a field -> its name in the source, where they differ.
         split: only rows of this split; of a Hugging Face dataset the split to read, "train" where none is given.
         images: the folder that image paths are relative to; otherwise the data's own, then `images/` in it.
         max_image_pixels: a larger image is a bad row, judged before it is decoded.
         limit: at most this many rows, from the top.
+        draw: (how many, seed) of the `sample` that will be taken. Only images of its rows are then opened, and only its
+            rows become triplets; but all, as without it, where anything is wrong with a row that was looked at.
 
     Raises:
         DataError: there is no such source, or it holds no rows. Bad rows do not raise here; see `accept`.
+        NotFetched: it is not on this machine and has to be fetched first, or cannot be.
         UsageError: `columns` names a field that a triplet does not have.
     """
     columns = columns or {}
@@ -82,7 +96,12 @@ def load(
         rows = _only_split(rows, split, str(source))
     if not rows:
         raise DataError(f'{source} holds no rows. A row is {{"question": …, "answer": …, "image": …}} on one line.')
-    return Loaded(str(source), *assemble(rows, max_image_pixels))
+    if draw is not None and (drawn := _drawn(rows, *draw)):
+        triplets, bad_rows, digest = assemble(drawn, max_image_pixels)
+        if not bad_rows:
+            return Loaded(str(source), triplets, [], digest, len(rows))
+    triplets, bad_rows, digest = assemble(rows, max_image_pixels)
+    return Loaded(str(source), triplets, bad_rows, digest, len(triplets))
 
 
 def accept(loaded: Loaded, bad_rows: Literal["refuse", "skip"] = "refuse") -> list[Triplet]:
@@ -100,6 +119,8 @@ def _read(source: str, columns: Mapping[str, str], split: str | None) -> Iterato
     path = Path(source)
     if source == "embedded":
         return read_jsonl(tiny.TRIPLETS, columns)
+    if is_grit(source):
+        return read_grit(source)
     if source.startswith("hf:"):
         return read_hub(source.removeprefix("hf:"), columns, split)
     if path.is_dir():
@@ -132,6 +153,14 @@ def _only_split(rows: Sequence[Candidate | BadRow], split: str, source: str) -> 
         splits = sorted({row.row.split for row in rows if isinstance(row, Candidate)})
         raise DataError(f"{source} has no rows of split {split!r}; it has {', '.join(map(repr, splits))}.")
     return kept
+
+
+def _drawn(rows: Sequence[Candidate | BadRow], n: int | None, seed: int) -> list[Candidate]:
+    """The rows that will be drawn; none where a row is bad or there are not more than are asked for."""
+    good = [row for row in rows if isinstance(row, Candidate)]
+    if n is None or not 0 < n < len(good) or len(good) < len(rows):
+        return []
+    return sample(good, n, seed)
 
 
 def _refusal(loaded: Loaded) -> str:

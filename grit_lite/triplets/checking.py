@@ -26,6 +26,10 @@ class Candidate:
     row: Row
     image: Path | bytes
 
+    @property
+    def dataset(self) -> str:
+        return self.row.dataset
+
 
 def candidate(raw: RawRow, columns: Mapping[str, str], images: Path | None) -> Candidate | BadRow:
     """The row, checked field by field; `images` wins over the folders that the source would look in."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from grit_lite.errors import DataError
+from grit_lite.errors import DataError, NotFetched
 from grit_lite.triplets.rows import FIELDS, RawRow, field_of, to_fields
 
 if TYPE_CHECKING:
@@ -27,18 +27,20 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
     """Every row of one split of a dataset.
 
     Args:
-        source: a name on the hub, a folder or a .parquet file, each with or without ":SPLIT" behind it.
+        source: a name on the hub, a folder or a .parquet file, each with or without ":SPLIT" or ":CONFIGURATION:SPLIT"
+            behind it.
         columns: GRIT's name -> the dataset's column, where they differ.
         split: wins over the one in `source`; "train" where neither is given.
 
     Raises:
-        DataError: no such dataset, split or column, or several columns for one field.
+        DataError: no such folder, configuration, split or column, or several columns for one field.
+        NotFetched: it is not on this machine, and the hub cannot be reached or does not open it to this user.
     """
-    name, named_split = _name_and_split(source)
+    name, configuration, named_split = _parts(source)
     if not name.strip():
         raise DataError("hf: names no dataset. Write hf:owner/name, or hf:owner/name:SPLIT.")
     split = split or named_split or "train"
-    dataset = _only_needed(_open(name, split), columns, name)
+    dataset = _only_needed(_open(name, configuration, split), columns, name)
     image = columns.get("image", "image")
     folders = _folders(Path(name))
     defaults = {"dataset": Path(name).stem.lower(), "split": split}
@@ -49,11 +51,35 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
         yield RawRow(f"hf:{name}:{split}", number, defaults | to_fields(values, columns), folders)
 
 
-def _name_and_split(source: str) -> tuple[str, str | None]:
-    if Path(source).exists() or ":" not in source:
-        return source, None
-    name, _, split = source.rpartition(":")
-    return name, split
+def first_line(error: Exception) -> str:
+    """What a library says, without its advice."""
+    lines = (line.strip().rstrip(".") for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def not_open(name: str, error: Exception) -> NotFetched:
+    """The hub does not know a dataset, or does not show it to this user; it does not say which."""
+    return NotFetched(
+        f"The hub has no dataset {name!r}, or does not open it to you ({first_line(error)}). Check the name. If it is "
+        f"private or gated, accept its conditions at https://huggingface.co/datasets/{name} and log in: hf auth login, "
+        "or a valid token in HF_TOKEN."
+    )
+
+
+def unreachable(name: str, error: Exception, advice: str) -> NotFetched:
+    return NotFetched(
+        f"The dataset {name!r} is not on this machine, and the hub cannot be reached ({first_line(error)}). {advice}"
+    )
+
+
+def _parts(source: str) -> tuple[str, str | None, str | None]:
+    """Name, configuration and split. A colon in a path that exists belongs to the path."""
+    name, ends = source, []
+    while ":" in name and not Path(name).exists() and len(ends) < 2:
+        name, _, end = name.rpartition(":")
+        ends.insert(0, end)
+    configuration, split = (None, None, *ends)[-2:]
+    return name, configuration, split
 
 
 def _folders(path: Path) -> tuple[Path, ...]:
@@ -67,25 +93,26 @@ def _is_saved_to_disk(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _open(name: str, split: str) -> "Dataset":
+def _open(name: str, configuration: str | None, split: str) -> "Dataset":
     from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         if _is_saved_to_disk(Path(name)):
             return _from_disk(name, split)
         if name.endswith(".parquet"):
             return load_dataset("parquet", data_files={split: name}, split=split)
-        return load_dataset(name, split=split)
+        return load_dataset(name, configuration, split=split)
     except ConnectionError as error:
-        raise DataError(
-            f"The dataset {name!r} is not on this machine, and the hub cannot be reached ({error}). "
-            "Fetch it once while online, or give the path of a folder or .parquet file."
-        ) from error
+        advice = f"Fetch it once with a network: grit-lite data check hf:{name}. Or give a folder or a .parquet file."
+        raise unreachable(name, error, advice) from error
+    except (DatasetNotFoundError, HfHubHTTPError) as error:
+        raise not_open(name, error) from error
     except (DatasetsError, OSError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"The dataset {name!r} cannot be opened: {error}. "
-            "Give hf:NAME or hf:NAME:SPLIT as the hub has it, or the path of a folder or .parquet file."
+            f"The dataset {name!r} cannot be opened: {error}. Give hf:NAME, hf:NAME:SPLIT or "
+            "hf:NAME:CONFIGURATION:SPLIT as the hub has it, or the path of a folder or .parquet file."
         ) from error
 
 

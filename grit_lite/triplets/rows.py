@@ -138,12 +138,28 @@ def image_path(name: str, roots: tuple[Path, ...]) -> Path:
     if not roots:
         raise DataError(f"image {shorten(name)} is only a path; download the dataset and give its folder")
     for root in roots:
-        path = _resolve_inside(name, root)
+        path = image_inside(name, root)
         if os.path.exists(path):  # unlike Path.exists it does not raise on a name too long for the disk
             return path
     raise DataError(
         f"there is no image {shorten(name)} in {' or '.join(map(str, roots))}; put it there or correct the path"
     )
+
+
+def image_inside(name: str, root: Path) -> Path:
+    """Where a row's `image` would lie in a folder, whether it is there or not.
+
+    Raises:
+        DataError: it is not relative, or leads out of the folder.
+    """
+    _refuse_foreign_path(name)
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError) as error:  # RuntimeError is how Python 3.11 reports a loop of links
+        raise DataError(f"image {shorten(name)} cannot be followed ({error})") from error
+    if not path.is_relative_to(root.resolve()):
+        raise DataError(f"image {shorten(name)} is a link that leads out of {root}; put the image itself there")
+    return path
 
 
 def row_id(raw: RawRow) -> str:
@@ -247,13 +263,3 @@ def _refuse_foreign_path(name: str) -> None:
         raise DataError(f"image {shorten(name)} has a backslash or an unprintable letter; write folders as a/b.png")
     if ".." in windows.parts:
         raise DataError(f"image {shorten(name)} leads out of its folder; put the image beside the data")
-
-
-def _resolve_inside(name: str, root: Path) -> Path:
-    try:
-        path = (root / name).resolve()
-    except (OSError, RuntimeError) as error:  # RuntimeError is how Python 3.11 reports a loop of links
-        raise DataError(f"image {shorten(name)} cannot be followed ({error})") from error
-    if not path.is_relative_to(root.resolve()):
-        raise DataError(f"image {shorten(name)} is a link that leads out of {root}; put the image itself there")
-    return path

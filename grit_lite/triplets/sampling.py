@@ -3,12 +3,22 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import Protocol, TypeVar
 
 from grit_lite.errors import DataError, UsageError
-from grit_lite.triplets.triplet import Triplet
 
 
-def sample(triplets: Sequence[Triplet], n: int | None, seed: int) -> list[Triplet]:
+class OfADataset(Protocol):
+    """What can be drawn: a triplet, or a row that will become one."""
+
+    @property
+    def dataset(self) -> str: ...
+
+
+Drawn = TypeVar("Drawn", bound=OfADataset)
+
+
+def sample(triplets: Sequence[Drawn], n: int | None, seed: int) -> list[Drawn]:
     """`n` of the triplets in their order, equally many of each dataset as far as it has them; all of them for None.
 
     The choice depends on the seed and on a row's place within its dataset, on nothing else. Of one dataset, a larger

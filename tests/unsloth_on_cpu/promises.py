@@ -1,12 +1,17 @@
 """What only the Unsloth backend promises; `test_promises.py` runs this file in a process of its own."""
 
+import functools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from bitsandbytes.nn import Linear4bit
 from transformers import AutoModelForImageTextToText
+from trl.generation import vllm_generation
 from unsloth import save
 from unsloth.models import loader
+from unsloth.models.vision import VLLM_SUPPORTED_VLM
 from unsloth_zoo import llama_cpp
 
 from benchmarks.models import save_random
@@ -15,10 +20,12 @@ from grit_lite.backends import unsloth as unsloth_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.backends.unsloth import UnslothBackend
 from grit_lite.errors import ModelError
+from grit_lite.families import FAMILIES
 from grit_lite.recipe import load_recipe
 from grit_lite.run import METRICS, Run, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.trainer import build_trainer
+from tests.sampled_elsewhere import Elsewhere
 from tests.test_trainer import by_length, triplets
 
 SMALL = ["steps=2", "prompts_per_step=2", "group_size=4", "max_completion_tokens=8", "save_every=1"]
@@ -63,6 +70,10 @@ def test_lora_is_on_the_modules_that_the_plain_backend_would_choose(family, part
     assert ours
 
 
+def test_its_vllm_takes_the_families_that_the_table_says():
+    assert {name for name, family in FAMILIES.items() if family.vllm} == FAMILIES.keys() & set(VLLM_SUPPORTED_VLM)
+
+
 def carriers(backend, recipe):
     """The names of the modules that carry LoRA, with the rank and the scale of each."""
     backend.attach_lora(recipe)
@@ -97,10 +108,12 @@ def test_trainers_that_unsloth_has_not_made_are_refused(untrained, monkeypatch):
 class Training:
     """A trainer in a run folder."""
 
-    def __init__(self, run, stop_after=None):
+    def __init__(self, run, stop_after=None, engine=None):
         self.run, self.steps = run, []
         self.backend = open_backend(run.recipe)
         self.backend.attach_lora(run.recipe)
+        if engine is not None:
+            self.backend.engine = engine(self.backend.model, self.backend.processor)
         self.trainer = build_trainer(
             self.backend,
             run.recipe,
@@ -194,6 +207,77 @@ def test_an_argument_that_unsloth_changes_is_named(untrained, tmp_path):
     holder = type("Holder", (), {"args": config})()
     with pytest.raises(ModelError, match=r"epsilon_high: None became 0\.28"):
         verify_arguments(holder, given)
+
+
+def weights_of(training):
+    """The weight of each completion of a step, and its tokens."""
+    batch = training.trainer._generate_and_score_completions([training.trainer.train_dataset[0]] * 4)
+    return batch["importance_sampling_ratio"][:, 0], batch["completion_mask"].sum(1)
+
+
+def test_completions_of_another_sampler_weigh_what_trl_says(untrained, tmp_path):
+    run = Run.create(tmp_path / "run", recipe_for(untrained, "steps=1"))
+    training = Training(run, engine=functools.partial(Elsewhere, offset=-0.15))
+    training.trainer.train()
+    weights, tokens = weights_of(training)
+    ratio = (0.15 * tokens).exp()
+    torch.testing.assert_close(weights, ratio.masked_fill(ratio > 3, 0), atol=1e-4, rtol=0)
+    assert training.trainer.sampler_gap == pytest.approx(0.15, abs=1e-5)
+    run.close()
+
+
+@pytest.mark.parametrize(("offset", "changes"), [(0.0, True), (-5.0, False)])
+def test_a_step_leaves_out_what_its_sampler_finds_far_less_likely(untrained, tmp_path, offset, changes):
+    run = Run.create(tmp_path / "run", recipe_for(untrained, "steps=1", "beta=0"))
+    training = Training(run, engine=functools.partial(Elsewhere, offset=offset))
+    before = training.trained()
+    training.trainer.train()
+    assert any((value != before[name]).any() for name, value in training.trained().items()) == changes
+    run.close()
+
+
+def test_the_trainer_takes_the_engine_that_unsloth_put_on_the_model(untrained, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_generation, "is_vllm_available", lambda: True)
+
+    def shared(model, processor):
+        model.vllm_engine = SimpleNamespace(shared_weights=True)  # as Unsloth's loader does, where vLLM is
+        engine = Elsewhere(model, processor)
+        engine.shared = True
+        return engine
+
+    run = Run.create(tmp_path / "run", recipe_for(untrained, "steps=1"))
+    training = Training(run, engine=shared)
+    training.trainer.train()
+    assert training.trainer.vllm_generation.llm is training.backend.model.vllm_engine
+    assert training.steps[0][0]["sampler_gap"] < 1e-5
+    run.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "family", "reason"),
+    [
+        ([], "qwen2_5_vl", "PyTorch finds no CUDA device here"),
+        (["revision=main"], "qwen3_vl", "revision is set"),
+        ([], "internvl", "this release of Unsloth opens no engine for InternVL3"),
+    ],
+)
+def test_what_unsloth_cannot_open_an_engine_for_is_said(untrained, settings, family, reason):
+    backend = UnslothBackend(recipe_for(untrained, *settings))
+    backend.family = FAMILIES[family]
+    assert any(obstacle.startswith(reason) for obstacle in backend._engine_obstacles())
+
+
+def test_an_engine_that_unsloth_cannot_open_is_refused_in_its_words(untrained, monkeypatch):
+    monkeypatch.setattr(UnslothBackend, "_engine_obstacles", lambda self: iter(()))
+    with pytest.raises(ModelError, match=r"(?s)vLLM does not start .* set vllm=off"):
+        UnslothBackend(recipe_for(untrained, "vllm=on"))
+
+
+def test_an_engine_that_unsloth_quietly_leaves_out_is_missed(untrained, monkeypatch):
+    backend = UnslothBackend(recipe_for(untrained))
+    backend.recipe, backend.engine_obstacle = recipe_for(untrained, "vllm=on"), None
+    with pytest.raises(ModelError, match="vllm: on, but Unsloth opened no engine"):
+        backend._check_engine(backend.model)
 
 
 def test_gguf_without_llama_cpp_is_refused_before_anything_is_fetched(untrained, tmp_path, monkeypatch):
