@@ -1,4 +1,4 @@
-"""A hub on this machine: it speaks the endpoints that huggingface_hub needs to publish a folder, and remembers all."""
+"""A hub on this machine: the endpoints that huggingface_hub needs to publish one repository, and to fetch it again."""
 
 import base64
 import hashlib
@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN = "hf_a_token_that_may_write"
+COMMIT = "1" * 40
+_OID = {"oid": "2" * 40}
 
 
 class Hub(ThreadingHTTPServer):
@@ -31,11 +33,32 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        if self.path != "/api/whoami-v2":
+        path = self.path.partition("?")[0]
+        if "/resolve/" in path:
+            return self.send_file(path.rpartition("/")[2])
+        if "/tree/" in path:
+            return self.answer(200, [{"type": "file", "path": n, "size": len(c)} | _OID for n, c in self.files()])
+        if path.startswith("/api/models/"):
+            return self.answer(
+                200, {"id": "any", "sha": COMMIT, "siblings": [{"rfilename": n} for n, _ in self.files()]}
+            )
+        if path != "/api/whoami-v2":
             return self.answer(404, {"error": "no such page"})
         if self.headers["Authorization"] != f"Bearer {TOKEN}":
             return self.answer(401, {"error": "Invalid credentials in Authorization header"})
         return self.answer(200, {"type": "user", "name": "ada"})
+
+    do_HEAD = do_GET
+
+    def files(self) -> list[tuple[str, bytes]]:
+        return list(self.server.files.items())
+
+    def send_file(self, name: str) -> None:
+        if name not in self.server.files:
+            return self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        content = self.server.files[name]
+        etag = hashlib.sha256(content).hexdigest()
+        return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -88,17 +111,18 @@ class _Handler(BaseHTTPRequestHandler):
                 self.server.files[value["path"]] = self.server.large[value["oid"]]
             else:
                 self.server.files[value["path"]] = base64.b64decode(value["content"])
-        commit = "1" * 40
-        url = f"{self.server.address}/{'/'.join(repository)}/commit/{commit}"
-        self.answer(200, {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
+        url = f"{self.server.address}/{'/'.join(repository)}/commit/{COMMIT}"
+        self.answer(200, {"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
 
-    def answer(self, status: int, value: dict) -> None:
-        body = json.dumps(value).encode()
+    def answer(self, status: int, value: dict | list | bytes, headers: dict[str, str] | None = None) -> None:
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        for name, text in {"Content-Type": "application/json", **(headers or {})}.items():
+            self.send_header(name, text)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 @contextmanager

@@ -117,10 +117,16 @@ def test_every_family_is_merged(family, tmp_path):
     assert (result["parity"]["identical"], result["parity"]["changed"]) == (1.0, 1.0)
 
 
-def test_prompt_box_space_and_pixel_limit_travel(merged, run):
-    folder, _ = merged
-    assert read_spec(folder) == read_spec(run / "adapter")
-    assert AutoProcessor.from_pretrained(folder).image_processor.size["longest_edge"] == 12544
+def test_prompt_and_box_space_travel(merged, run):
+    assert read_spec(merged[0]) == read_spec(run / "adapter")
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_the_recipes_limit_of_pixels_travels(run, tmp_path, form):
+    copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    load_recipe(str(run / "recipe.yaml"), ["max_pixels=6400"]).save(copy / "recipe.yaml")
+    folder = export(copy, Wish(form, questions=0))["folder"]
+    assert AutoProcessor.from_pretrained(folder).image_processor.size["longest_edge"] == 6400
 
 
 def test_vision_tokens_are_not_generated_by_plain_transformers_either(merged):
@@ -438,6 +444,8 @@ def test_private_needs_a_repository(run, monkeypatch, capsys):
 def hub(monkeypatch):
     with running() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        files = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -454,6 +462,21 @@ def test_an_export_is_published_whole_with_its_card(run, tmp_path, hub, monkeypa
     assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert b'from_pretrained(model, "ada/boxes")' in hub.files["README.md"]
     assert not any(TOKEN.encode() in content for content in hub.files.values())
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_what_was_published_is_asked_by_its_name(form, request, hub, tmp_path, monkeypatch, capsys, tuned):
+    folder = request.getfixturevalue(form)
+    folder = folder[0] if form == "merged" else folder
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    scene().save(tmp_path / "image.png")
+    question = "How many red circles are there?"
+    arguments = [tmp_path / "image.png", "-q", question, "--model", "ada/boxes", "--json", "--no-preview"]
+    assert run_cli(monkeypatch, "chat", *arguments) == 0
+    said = json.loads(capsys.readouterr().out)["completion"]
+    expected = tuned.generate([Request(scene(), tuned.spec.prompts.render(question))], max_new_tokens=128)[0].text
+    assert said == expected
 
 
 def test_a_missing_token_is_said_before_any_work(run, tmp_path, hub, monkeypatch):

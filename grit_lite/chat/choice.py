@@ -40,6 +40,8 @@ def find_model(target: str | None) -> Chosen:
 
 def _named_model(target: str) -> Chosen:
     folder = Path(target).expanduser()
+    if not folder.is_dir() and model_location(target) == target:
+        folder = _published(target) or folder
     if (folder / "recipe.yaml").is_file():
         return _of_run(folder, f"Using {folder}.")
     if (folder / "adapter_config.json").is_file():
@@ -50,8 +52,25 @@ def _named_model(target: str) -> Chosen:
             "config.json. Give a run folder below runs/, or 'tiny'."
         )
     model = str(folder) if folder.is_dir() else target
-    model_location(model)  # an impossible name is refused before anything is loaded
     return Chosen(_recipe_of(model), None, target, f"Using {target}, without an adapter.")
+
+
+def _published(name: str) -> Path | None:
+    """The folder of what grit-lite published on the hub under a name, fetched whole; None for any other model.
+
+    Raises:
+        ModelError: it is there, and cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    try:
+        hf_hub_download(name, SPEC_FILE)
+    except (OSError, ValueError):  # no such file, or no way to it; a model that is asked for says more as it is loaded
+        return None
+    try:
+        return Path(snapshot_download(name))
+    except OSError as error:
+        raise ModelError(f"{name} cannot be fetched from the hub: {error}") from error
 
 
 def _of_run(folder: Path, why: str) -> Chosen:
