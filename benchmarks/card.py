@@ -7,6 +7,7 @@ machines without a GPU. Each side runs in a process of its own: same weights, ad
 import argparse
 import json
 import multiprocessing
+import os
 import shlex
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks.card_side import SIDES, Job
 from benchmarks.measure import circumstances
@@ -96,15 +98,19 @@ def fitting(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def in_a_process(job: Job, path: Path) -> dict[str, Any]:
-    """What became of it; the same as before if the folder knows the very same job."""
+    """What became of it; the same as before if the folder knows the very same job, and it did not fail."""
     written, log = path.with_suffix(".result.json"), path.with_suffix(".log")
     if path.exists() and written.exists() and json.loads(path.read_text()) == asdict(job):
-        return json.loads(written.read_text())
+        known = json.loads(written.read_text())
+        if known["status"] != "failed":
+            return known
     written.unlink(missing_ok=True)
     job.save(path)
     with log.open("w") as output:
-        command = [sys.executable, "-m", "benchmarks.card_side", str(path.resolve())]
-        ended = subprocess.run(command, cwd=_ROOT, stdout=output, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", "benchmarks.card_side", str(path)]
+        # Everything is in the folder; without a network Unsloth would otherwise wait for the hub.
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        ended = subprocess.run(command, cwd=_ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
     if written.exists():
         return json.loads(written.read_text())
     last = log.read_text().splitlines()[-1:]
@@ -120,7 +126,7 @@ def measure(shape: str, case: Case, folder: Path, options: argparse.Namespace) -
     reference = None
     for side in [side for side in SIDES if side in options.sides]:
         job = job_for(side, shape, case, folder, options)
-        answers = str((work / f"{reference or side}.answers").resolve())
+        answers = str(work / f"{reference or side}.answers")
         done[side] = fitting(replace(job, answers=answers, is_reference=reference is None), work)
         if reference is None and done[side]["status"] == "timed":
             reference = side
@@ -138,7 +144,7 @@ def show(case: Mapping[str, Any]) -> Group:
     """The tables of one case, from what the JSON holds and nothing else."""
     sides = case["sides"]
     timed = {side: result for side, result in sides.items() if result["status"] == "timed"}
-    notes = [_note(side, result, case) for side, result in sides.items()]
+    notes = [Text(_note(side, result, case)) for side, result in sides.items()]  # no markup: messages of libraries
     return Group(_time_table(case, timed), _memory_table(timed), *notes, "") if timed else Group(*notes, "")
 
 
@@ -218,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with nullcontext(chosen.folder) if chosen.folder else tempfile.TemporaryDirectory() as folder:
         for shape in chosen.shapes:
             for case in cases_of(chosen, QUICK if chosen.quick else CASES):
-                _run(shape, case, Path(folder), chosen, result)
+                _run(shape, case, Path(folder).resolve(), chosen, result)
                 console.print(show(result["cases"][-1]))
     if chosen.json:
         chosen.json.with_suffix(".txt").write_text(console.export_text())
