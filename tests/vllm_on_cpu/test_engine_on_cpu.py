@@ -216,6 +216,13 @@ def test_images_are_resized_as_the_recipe_limits_them(backend):
     assert backend.engine.sample([prompt], Sampling(1))[0][0].tokens
 
 
+def test_images_are_resized_as_the_engine_is_told_and_not_as_it_was_opened(backend):
+    size = {name: 4 * pixels for name, pixels in backend.engine.image_size.items()}
+    other = Engine(backend.engine.llm, lambda: None, image_token=backend.engine.image_token, image_size=size)
+    with pytest.raises(ModelError, match="that the trainer reads in"):
+        other.sample(engine_prompts(backend, requests(backend, 1)), Sampling(1))
+
+
 def test_an_engine_that_reports_other_log_probabilities_is_refused(backend, monkeypatch):
     monkeypatch.setattr(backend.engine.llm.llm_engine.vllm_config.model_config, "logprobs_mode", "raw_logprobs")
     with pytest.raises(ModelError, match="logprobs_mode"):
