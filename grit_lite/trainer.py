@@ -363,6 +363,9 @@ def _trainer_class(base: type) -> type:
                 # TRL copies an adapter that is already there, to train against the copy. Ours is fresh, so the model
                 # without any adapter is the same reference, at no cost.
                 self.model.delete_adapter("ref")
+            for parameter in self.model.parameters():
+                if parameter.requires_grad:  # on 4-bit weights TRL has made it bfloat16, in which small updates vanish
+                    parameter.data = parameter.data.float()
             self.add_callback(Guard(self))
 
         def _generate_and_score_completions(self, inputs: Any) -> Any:

@@ -313,6 +313,11 @@ def test_four_bit_weights_train_too(untrained, tmp_path):
     assert setup.steps[0][0]["grad_norm"] > 0
 
 
+def test_small_updates_of_an_adapter_on_four_bit_weights_do_not_round_away(untrained, tmp_path):
+    setup = Setup(tmp_path / "run", small_recipe(untrained, "load_in_4bit=true", "steps=1"))
+    assert {value.dtype for value in setup.lora().values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("setting", ["staged", "packed", "none"])
 def test_every_way_to_share_a_prompt_takes_the_same_step(setup, untrained, tmp_path, setting):
     same = ["prompt_sharing=" + setting, "steps=1", "completions_per_pass=4"]
