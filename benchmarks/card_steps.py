@@ -44,6 +44,7 @@ def _measure(job: Job, clock: Clock) -> dict[str, Any]:
     ballast = _fill(job.card_gib)
     backend = _open(job)
     facts = {**backend.describe(), "attention": backend.model.config.get_text_config()._attn_implementation}
+    del facts["model"]  # a folder of this machine; the case names the shape
     with tempfile.TemporaryDirectory() as output:
         clock.meter = meter = Meter(clock.device)
         step = FirstStep(clock, meter)

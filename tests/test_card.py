@@ -186,7 +186,7 @@ def test_memory_that_runs_out_where_a_smaller_micro_batch_does_not_help_ends_the
 
 def test_micro_batches_divide_a_step():
     assert card.micro_batches(8) == [8, 4, 2, 1]
-    assert card.micro_batches(12) == [12, 6, 3, 1]
+    assert card.micro_batches(18) == [18, 9, 3, 1]
 
 
 def test_every_stock_side_is_divided_by_every_other():
