@@ -125,7 +125,7 @@ def share_prompts(base: type) -> type:
             mask = output["completion_mask"].bool()
             gaps = output["old_per_token_logps"] - output["sampling_per_token_logps"]
             self.sampler_gap = float(gaps[mask].abs().mean())
-            ratio = gaps.masked_fill(~mask, 0).sum(1, keepdim=True).exp()  # TRL's `sequence_mask`
+            ratio = gaps.sum(1, keepdim=True).exp()  # TRL's `sequence_mask`; in the padding both are 0
             weights = ratio.masked_fill(ratio > self.vllm_importance_sampling_clip_max, 0)
             output.setdefault("importance_sampling_ratio", weights)
 
