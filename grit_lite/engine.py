@@ -117,13 +117,13 @@ class Engine:
             ModelError: the engine reads a prompt in other tokens than the trainer.
             FloatingPointError: the model gave no finite probabilities.
         """
-        while (
-            self.llm.llm_engine.has_unfinished_requests()
-        ):  # a Ctrl-C has left them; their outputs would come with ours
+        settings = [parameters(sampling, number) for _ in prompts]  # before anything else draws from the generator
+        # Requests that a Ctrl-C left behind: their completions would come with ours.
+        while self.llm.llm_engine.has_unfinished_requests():
             self.llm.llm_engine.step()
         outputs = self.llm.generate(
             [self._request(prompt) for prompt in prompts],
-            [parameters(sampling, number) for _ in prompts],
+            settings,
             lora_request=self.adapter() if use_adapter else None,
             use_tqdm=False,
         )

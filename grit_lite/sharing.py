@@ -142,7 +142,7 @@ def share_prompts(base: type) -> type:
             sums = torch.stack([gaps[mask].abs().sum(), mask.sum()])
             total, tokens = self.accelerator.reduce(sums, reduction="sum").tolist()
             self.sampler_gap = total / tokens
-            ratio = gaps.masked_fill(~mask, 0).sum(1, keepdim=True).exp()  # TRL's `sequence_mask`
+            ratio = gaps.sum(1, keepdim=True).exp()  # TRL's `sequence_mask`; in the padding both are 0
             weights = ratio.masked_fill(ratio > self.vllm_importance_sampling_clip_max, 0)
             output.setdefault("importance_sampling_ratio", weights)
 

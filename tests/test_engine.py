@@ -109,13 +109,19 @@ def test_an_engine_that_reports_other_log_probabilities_is_refused():
         Engine(llm, lambda: None, image_token=1, image_size={})
 
 
+@pytest.fixture
+def forget_vllm():
+    """What stands in the place of vLLM is not there for other tests."""
+    yield
+    for name in ("vllm", "vllm.platforms"):
+        sys.modules.pop(name, None)
+
+
 def start(monkeypatch, tmp_path, code, platform=""):
     """`open_llm` with a package in the place of vLLM."""
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text(code)
     (tmp_path / "vllm" / "platforms.py").write_text(platform)
-    for name in ("vllm", "vllm.platforms"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     import torch
 
@@ -123,12 +129,14 @@ def start(monkeypatch, tmp_path, code, platform=""):
 
 
 @WITHOUT
+@pytest.mark.usefixtures("forget_vllm")
 def test_a_vllm_that_does_not_import_is_refused_in_its_own_words(monkeypatch, tmp_path):
     with pytest.raises(ModelError, match=r"vLLM does not start \(OSError: no driver\)\. .* set vllm=off"):
         start(monkeypatch, tmp_path, "raise OSError('no driver')")
 
 
 @WITHOUT
+@pytest.mark.usefixtures("forget_vllm")
 def test_a_vllm_that_was_built_for_another_device_is_refused(monkeypatch, tmp_path):
     platform = "from types import SimpleNamespace\ncurrent_platform = SimpleNamespace(device_type='cuda')"
     with pytest.raises(ModelError, match="it was built for cuda, and the model is on cpu"):

@@ -188,7 +188,11 @@ def test_an_interrupted_answer_does_not_come_with_the_next_one(backend, monkeypa
     with pytest.raises(KeyboardInterrupt):
         sampled(backend, 3, 2)
     monkeypatch.undo()
-    assert sampled(backend, 2, 1) == expected
+    assert tokens_of(sampled(backend, 2, 1)) == tokens_of(expected)
+
+
+def tokens_of(groups):
+    return [[one.tokens for one in group] for group in groups]
 
 
 def interrupted_after(steps, step):
