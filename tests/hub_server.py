@@ -38,7 +38,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_file(path.rpartition("/")[2])
         if "/tree/" in path:
             return self.answer(200, [{"type": "file", "path": n, "size": len(c)} | _OID for n, c in self.files()])
-        if path.startswith("/api/models/"):
+        if path.startswith("/api/models/") and self.server.files:
             return self.answer(
                 200, {"id": "any", "sha": COMMIT, "siblings": [{"rfilename": n} for n, _ in self.files()]}
             )

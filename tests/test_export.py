@@ -18,8 +18,9 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.models import save_random
-from grit_lite.backends import Request, open_backend, read_spec
+from grit_lite.backends import Request, find_spec, open_backend, read_spec
 from grit_lite.boxes import Box
+from grit_lite.chat import find_model
 from grit_lite.cli import main
 from grit_lite.errors import ModelError, OutOfMemory, UsageError
 from grit_lite.export import Wish, export, export_dtype, open_source, serving
@@ -477,6 +478,8 @@ def test_what_was_published_is_asked_by_its_name(form, request, hub, tmp_path, m
     said = json.loads(capsys.readouterr().out)["completion"]
     expected = tuned.generate([Request(scene(), tuned.spec.prompts.render(question))], max_new_tokens=128)[0].text
     assert said == expected
+    chosen = find_model("ada/boxes")
+    assert find_spec(chosen.recipe, chosen.adapter) == tuned.spec  # not its family's
 
 
 def test_a_missing_token_is_said_before_any_work(run, tmp_path, hub, monkeypatch):
