@@ -3,6 +3,7 @@
 The Unsloth backend imports this file only after Unsloth, which rewrites the libraries that stand below.
 """
 
+import abc
 import contextlib
 import logging
 from collections.abc import Generator, Iterator, Sequence
@@ -40,7 +41,7 @@ disable_progress_bar()  # our own screen says what happens
 TEXT_TOKENS = 4096  # of a prompt, generously
 
 
-class LoadedModel:
+class LoadedModel(abc.ABC):
     """A `Backend` but for `attach_lora`, `trainer_types` and the loading itself.
 
     Args:
@@ -72,11 +73,11 @@ class LoadedModel:
         self._find_parts()
         self.engine: Any = None if self.engine_obstacle else self._open_engine(location)
 
-    def _load_model(self, location: str) -> Any:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _load_model(self, location: str) -> Any: ...
 
-    def _open_engine(self, location: str) -> Engine:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _open_engine(self, location: str) -> Engine: ...
 
     def _find_engine_obstacle(self) -> None:
         """Decide, before weights are loaded, whether vLLM is to sample.

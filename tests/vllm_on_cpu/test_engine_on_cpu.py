@@ -263,7 +263,7 @@ def test_what_cannot_be_sampled_with_vllm_is_refused(settings, reason):
 
 def test_a_family_that_is_not_sampled_with_vllm_is_refused(tmp_path):
     folder = save_random(tmp_path / "internvl", "internvl", "miniature")
-    with pytest.raises(ModelError, match="InternVL3 .* are not sampled with vLLM"):
+    with pytest.raises(ModelError, match=r"InternVL3 .* are not sampled with vLLM"):
         PlainBackend(recipe_for(f"model={folder}"))
 
 
