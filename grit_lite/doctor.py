@@ -29,7 +29,7 @@ from grit_lite.run import machine, read_facts
 # An installed package carries the tested versions inside; a checkout has them where `make` reads them.
 _PACKAGED, _CHECKOUT = Path(__file__).parent / "_tested", Path(__file__).parents[1]
 LIBRARIES = ("torch", "torchvision", "transformers", "trl", "peft", "accelerate", "bitsandbytes", "datasets")
-OPTIONAL = ("unsloth", "unsloth_zoo", "vllm")
+OPTIONAL = ("unsloth", "unsloth_zoo", "vllm", "vllm-bnb-plugin")
 HUB_SECONDS = 3  # that the hub has to answer
 EXPLANATION = (
     "total: weights, adapter with its optimizer, the larger of pass and rollout, vLLM, and 0.6 for CUDA or the "
@@ -177,8 +177,17 @@ def needs(recipe: Recipe) -> Iterator[Facts]:
     sizes, here = model_sizes(config, recipe), this_device()
     devices = [here] if here.kind == "cuda" else [here, Device("cuda", "GPU", ROOMY, ROOMY)]
     for device in devices:
-        backend = "plain" if device.kind == "cpu" or recipe.backend == "plain" else "unsloth"
+        backend = _backend_here(recipe) if device is here else "unsloth" if recipe.backend != "plain" else "plain"
         yield _need(Plan(sizes, device, backend), recipe)
+
+
+def _backend_here(recipe: Recipe) -> str:
+    from grit_lite.backends import expected_choice
+
+    try:
+        return expected_choice(recipe).name
+    except ModelError:  # it asks for Unsloth, which is not here: `would` says so
+        return "unsloth"
 
 
 def _need(plan: Any, recipe: Recipe) -> Facts:

@@ -36,7 +36,7 @@ def obstacles(recipe: Recipe, family: Family) -> Iterator[str]:
     if recipe.prompt_sharing == "none":
         yield "prompt_sharing is none, and grit-lite hands prompts to vLLM only where it shares them"
     if "vision" in recipe.lora_parts:
-        yield "lora_parts has vision, and vLLM serves no adapter on a vision tower"
+        yield "lora_parts has vision, and grit-lite samples with vLLM only where the language model alone has LoRA"
     if recipe.top_p < 1 or recipe.top_k:
         yield (
             "top_p or top_k is set: vLLM's log-probabilities are then relative to the tokens that are left, the "
@@ -47,6 +47,8 @@ def obstacles(recipe: Recipe, family: Family) -> Iterator[str]:
         yield f"{family.name} models are not sampled with vLLM, only {others}"
     if importlib.util.find_spec("vllm") is None:
         yield "vLLM is not installed here (pip install 'grit-lite[vllm]')"
+    elif recipe.load_in_4bit and importlib.util.find_spec("vllm_bnb_plugin") is None:
+        yield "vLLM reads 4-bit weights through a plugin that is not installed here (pip install vllm-bnb-plugin)"
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def halving(function: Callable[[int], Result], size: int) -> tuple[Result, int]:
 
 
 def change_that_fits(
-    recipe: Recipe, need: Callable[[Recipe], int], limit: int, *, shares: bool, cuda: bool, vllm: bool
+    recipe: Recipe, need: Callable[[Recipe], int], limit: int, *, shares: bool, stages: bool, cuda: bool, vllm: bool
 ) -> Changes | None:
     """The smallest change of a recipe that brings what it needs below a limit; None where none does.
 
@@ -66,10 +66,11 @@ def change_that_fits(
     Args:
         need: bytes that a recipe needs.
         shares: whether the prompts of the model can be shared.
+        stages: whether a pass can then go in stages.
         cuda: whether it runs on a GPU, where weights can be packed to save memory.
         vllm: whether vLLM would sample.
     """
-    kinds = [list(kind) for kind in _changes(recipe, shares=shares, cuda=cuda, vllm=vllm)]
+    kinds = [list(kind) for kind in _changes(recipe, shares=shares, stages=stages, cuda=cuda, vllm=vllm)]
 
     def fits(changes: Changes) -> bool:
         return need(recipe.model_copy(update=changes)) <= limit
@@ -93,15 +94,16 @@ def _without_idle(changes: Changes, fits: Callable[[Changes], bool]) -> Changes:
     return changes
 
 
-def _changes(recipe: Recipe, *, shares: bool, cuda: bool, vllm: bool) -> Iterator[Iterator[Changes]]:
+def _changes(recipe: Recipe, *, shares: bool, stages: bool, cuda: bool, vllm: bool) -> Iterator[Iterator[Changes]]:
     """Kinds of change, those first that cost least; in each kind the mildest first."""
     total, group = recipe.prompts_per_step * recipe.group_size, recipe.group_size
     per_pass = recipe.completions_per_pass or total
     if recipe.prompt_sharing != "staged":
         yield ({"completions_per_pass": n} for n in range(per_pass - 1, 0, -1) if total % n == 0)
-    if shares:
+    if shares and stages:
         most = (recipe.completions_at_once or group) if recipe.prompt_sharing == "staged" else group
         yield ({"prompt_sharing": "staged", "completions_at_once": n} for n in _halves(most, 1))
+    if shares:
         yield ({"completions_per_rollout": n} for n in _halves(recipe.completions_per_rollout or total, 1))
     if not recipe.gradient_checkpointing:
         yield iter([{"gradient_checkpointing": True}])
@@ -143,12 +145,13 @@ class Failure:
     staged: int | None = None
 
 
-def smaller_parts(recipe: Recipe, failure: Failure, *, shares: bool, own_rollout: bool) -> Changes | None:
+def smaller_parts(recipe: Recipe, failure: Failure, *, shares: bool, stages: bool, own_rollout: bool) -> Changes | None:
     """What the next try does differently, with the same update; None where there is no smaller part.
 
     Args:
         recipe: as it was when the step failed.
         shares: whether the prompts of the model are shared.
+        stages: whether a pass can then go in stages.
         own_rollout: whether completions are sampled with `rollout`, which can be divided.
     """
     total, group = recipe.prompts_per_step * recipe.group_size, recipe.group_size
@@ -160,7 +163,7 @@ def smaller_parts(recipe: Recipe, failure: Failure, *, shares: bool, own_rollout
     rows = recipe.completions_per_pass or total
     if failure.staged is not None:
         return {"prompt_sharing": "staged", "completions_at_once": failure.staged // 2} if failure.staged > 1 else None
-    if shares and 1 < rows <= group:
+    if shares and stages and 1 < rows <= group:
         return {"prompt_sharing": "staged", "completions_at_once": rows // 2}
     return {"completions_per_pass": _half_divisor(rows, total)} if rows > 1 else None
 

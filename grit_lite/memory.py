@@ -14,7 +14,8 @@ from typing import Any
 import psutil
 import torch
 
-from grit_lite.backends import model_location
+from grit_lite import processes
+from grit_lite.backends import can_stage, model_location
 from grit_lite.backends.configuration import read_configuration
 from grit_lite.engine import obstacles
 from grit_lite.errors import ModelError, OutOfMemory
@@ -219,6 +220,7 @@ class Plan:
         if self.backend == "unsloth":
             engine = max(0, engine - weights)
         room = int(SHARE * max(0, device.free - weights - adapter - engine - overhead))
+        room = room if can_stage(self.backend, recipe) else None
         image = self._image_tokens(recipe)
         shared, elsewhere = sizes.shares and self.backend == "plain", vllm or recipe.vllm_server is not None
         return Estimate(
@@ -293,6 +295,7 @@ class Plan:
             lambda changed: self.estimate(changed).total,
             limit,
             shares=self.sizes.shares and recipe.prompt_sharing != "none",
+            stages=self.backend != "unsloth",  # whose checkpointing may be among the changes
             cuda=self.device.kind == "cuda",
             vllm=self.samples_with_vllm(recipe),
         )
@@ -316,7 +319,7 @@ def adapter_bytes(sizes: ModelSizes, recipe: Recipe) -> int:
     return sizes.lora_width * recipe.lora_rank * ADAPTER_BYTES
 
 
-def _update_bytes(sizes: ModelSizes, recipe: Recipe, image: int, itemsize: int, room: int) -> int:
+def _update_bytes(sizes: ModelSizes, recipe: Recipe, image: int, itemsize: int, room: int | None) -> int:
     prompt = image + TEXT_TOKENS
     rows, group = completions_per_pass(recipe), recipe.group_size
     lengths = {"prompt": prompt, "completion": recipe.max_completion_tokens}
@@ -333,14 +336,21 @@ def _update_bytes(sizes: ModelSizes, recipe: Recipe, image: int, itemsize: int, 
     return update
 
 
-def _schedule(config: Any, recipe: Recipe, room: int, *, rows: int, **sizes: Any) -> Schedule:
-    if recipe.prompt_sharing != "auto":
+def _schedule(config: Any, recipe: Recipe, room: int | None, *, rows: int, **sizes: Any) -> Schedule:
+    """As the trainer chooses it; `room` is None where a pass cannot go in stages."""
+    if recipe.prompt_sharing != "auto" or room is None:
         return Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
     return fitting_schedule(config, room, rows, recipe.group_size, **sizes)
 
 
+def completions_per_step(recipe: Recipe) -> int:
+    """Those of this process."""
+    return recipe.prompts_per_step * recipe.group_size // processes.count()
+
+
 def completions_per_pass(recipe: Recipe) -> int:
-    return recipe.completions_per_pass or recipe.prompts_per_step * recipe.group_size
+    most = completions_per_step(recipe)
+    return min(recipe.completions_per_pass or most, most)
 
 
 def rollout_bytes(
@@ -355,7 +365,7 @@ def rollout_bytes(
     """
     prompt = image + text_tokens
     text = config.get_text_config()
-    rows = recipe.prompts_per_step * recipe.group_size
+    rows = completions_per_step(recipe)
     if shared:
         rows = min(rows, recipe.completions_per_rollout or rows)
     prompts = -(-rows // recipe.group_size)

@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from grit_lite import processes
 from grit_lite.answer import has_valid_format, parse
-from grit_lite.backends import Backend, Request, verify_arguments
+from grit_lite.backends import Backend, Request, can_stage, verify_arguments
 from grit_lite.errors import Diverged, ModelError
 from grit_lite.fitting import Failure
 from grit_lite.memory import SHARE, fitting_schedule, free_bytes
@@ -162,7 +162,13 @@ def _mean(values: Any) -> float | None:
 
 def choose_schedule(backend: Backend, recipe: Recipe, triplets: Sequence[Triplet], run: Run) -> Schedule:
     """The recipe's schedule, or the one that fits; a resumed run keeps its own, because another rounds differently."""
-    if recipe.prompt_sharing != "auto":
+    stages = can_stage(backend.name, recipe)
+    if recipe.prompt_sharing == "staged" and not stages:
+        raise ModelError(
+            "prompt_sharing is staged, and Unsloth's gradient checkpointing cannot run a pass in stages. Set "
+            "prompt_sharing=packed with a lower completions_per_pass, gradient_checkpointing=false, or backend=plain."
+        )
+    if recipe.prompt_sharing != "auto" or not stages:
         schedule = Schedule(recipe.prompt_sharing == "staged", recipe.completions_at_once)
         run.update(schedule=asdict(schedule))
         return schedule
@@ -309,6 +315,8 @@ def build_trainer(
         sharing["schedule"] = processes.gathered([choose_schedule(backend, recipe, triplets, run)])[0]
         sharing["share_rollout"] = backend.shares_rollout
         sharing["rollout_at_once"] = recipe.completions_per_rollout
+        if recipe.completions_per_rollout and not (backend.shares_rollout and backend.engine is None):
+            run.changed("completions_per_rollout has no effect: the library samples a whole step at once")
         sharing["engine"] = backend.engine
     with server_explained(backend, recipe):
         trainer = _trainer_class(base)(

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from grit_lite import __version__, processes
-from grit_lite.backends import Backend, import_libraries, open_backend
+from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
 from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
@@ -256,7 +256,13 @@ class Retries:
 
         shares = recipe.prompt_sharing != "none" and shares_prompts(self.backend.model)
         own_rollout = shares and self.backend.shares_rollout and self.backend.engine is None
-        return smaller_parts(recipe, failure, shares=shares, own_rollout=own_rollout and recipe.vllm_server is None)
+        return smaller_parts(
+            recipe,
+            failure,
+            shares=shares,
+            stages=can_stage(self.backend.name, recipe),
+            own_rollout=own_rollout and recipe.vllm_server is None,
+        )
 
     def _explain(self, failure: Failure, recipe: Recipe) -> str:
         tries = f" after {self.count - 1} retries in smaller parts" if self.count > 1 else ""
@@ -315,7 +321,7 @@ def evaluate_again(folder: Path, questions: int | None = None) -> dict[str, Any]
     """
     if not (folder / "adapter").is_dir():
         raise UsageError(f"There is nothing to evaluate in {folder}: it has no adapter. Train one: grit-lite train")
-    recipe = load_recipe(str(folder / "recipe.yaml"))
+    recipe = load_recipe(str(folder / "recipe.yaml")).model_copy(update={"vllm_server": None})  # it served the training
     result = measure(folder, recipe, open_backend(recipe, folder / "adapter"), questions)
     write_report(folder)
     return result

@@ -8,13 +8,14 @@ from grit_lite.recipe import Recipe
 RECIPE = Recipe(prompts_per_step=4, group_size=8)
 
 
-def ladder(recipe, phase="pass", shares=True, own_rollout=True):
+def ladder(recipe, phase="pass", shares=True, stages=True, own_rollout=True):
     """Every change until there is no smaller part."""
     changes, steps = {}, []
     while changes is not None and len(steps) < 20:
         recipe = recipe.model_copy(update=changes)
         staged = recipe.completions_at_once or 1 if recipe.prompt_sharing == "staged" else None
-        changes = smaller_parts(recipe, Failure(1, phase, "", staged), shares=shares, own_rollout=own_rollout)
+        failure = Failure(1, phase, "", staged)
+        changes = smaller_parts(recipe, failure, shares=shares, stages=stages, own_rollout=own_rollout)
         steps.append(changes)
     return steps[:-1]
 
@@ -56,7 +57,24 @@ def test_a_librarys_own_rollout_has_no_smaller_part():
 
 
 def change(need, limit, recipe=RECIPE, **machine):
-    return change_that_fits(recipe, need, limit, **{"shares": True, "cuda": True, "vllm": False, **machine})
+    return change_that_fits(
+        recipe, need, limit, **{"shares": True, "stages": True, "cuda": True, "vllm": False, **machine}
+    )
+
+
+def test_a_pass_that_cannot_go_in_stages_is_halved_below_a_group():
+    """So it is through Unsloth's checkpointing."""
+    steps = ladder(RECIPE, stages=False)
+    assert [list(step) for step in steps] == [["completions_per_pass"]] * 5
+    assert steps[-1] == {"completions_per_pass": 1}
+
+
+def test_stages_are_not_advised_where_a_pass_cannot_go_in_them():
+    def need(recipe):
+        return 10 if recipe.prompt_sharing == "staged" else 20
+
+    assert change(need, 10) is not None
+    assert change(need, 10, stages=False) is None
 
 
 def test_the_mildest_change_that_is_enough_is_taken():

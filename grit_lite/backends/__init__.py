@@ -169,6 +169,11 @@ def _choose(recipe: Recipe, find_obstacle: Callable[[], str | None]) -> Choice:
     return Choice("plain", obstacle)
 
 
+def can_stage(backend: str, recipe: Recipe) -> bool:
+    """Whether a pass can go in stages: not through Unsloth's checkpointing, which is of the reentrant kind."""
+    return backend != "unsloth" or not recipe.gradient_checkpointing
+
+
 def _beyond_unsloth(recipe: Recipe) -> str | None:
     """What the run wants that Unsloth does not do."""
     if processes.count() > 1:

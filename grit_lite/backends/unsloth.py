@@ -26,6 +26,7 @@ with contextlib.redirect_stdout(sys.stderr):  # stdout is for results, and Unslo
     from unsloth.save import patch_saving_functions  # pyright: ignore[reportMissingImports]
     from unsloth_zoo.llama_cpp import check_llama_cpp  # pyright: ignore[reportMissingImports]
 
+from bitsandbytes.nn.modules import Linear4bit  # noqa: E402
 from peft import PeftModel  # noqa: E402
 from unsloth.models.vision import VLLM_SUPPORTED_VLM  # noqa: E402  # pyright: ignore[reportMissingImports]
 
@@ -107,7 +108,8 @@ class UnslothBackend(LoadedModel):
 
     def _check_precision(self, model: Any) -> None:
         """Unsloth loads in another precision than it was asked for where it cannot do it, and goes on."""
-        in_4bit = bool(getattr(model, "is_loaded_in_4bit", False))
+        # Asked of the layers: a model that shares vLLM's weights is built from them, and says nothing of itself.
+        in_4bit = any(isinstance(module, Linear4bit) for module in model.modules())
         if in_4bit != self.recipe.load_in_4bit or model.dtype != self.dtype:
             found = f"{'4-bit' if in_4bit else 'no 4-bit'} weights and {model.dtype}"
             raise ModelError(

@@ -80,7 +80,8 @@ def _of_run(folder: Path, why: str) -> Chosen:
             f"The run in {folder} has no adapter yet: it was not trained to its end. "
             f"Finish it: grit-lite train --resume --output {folder}"
         )
-    return Chosen(load_recipe(str(folder / "recipe.yaml")), adapter, str(folder), why)
+    recipe = load_recipe(str(folder / "recipe.yaml")).model_copy(update={"vllm_server": None})  # it served the training
+    return Chosen(recipe, adapter, str(folder), why)
 
 
 def _of_adapter(folder: Path) -> Chosen:

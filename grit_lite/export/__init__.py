@@ -198,7 +198,7 @@ def _write_adapter(source: Source, staging: Path) -> None:
 
 
 def _write_gguf(source: Source, quantization: str, staging: Path, say: Callable[[str], None]) -> None:
-    recipe = source.recipe.model_copy(update={"backend": "auto", "vllm": "off"})
+    recipe = source.recipe.model_copy(update={"backend": "auto", "vllm": "off", "vllm_server": None})
     choice = import_libraries(recipe)
     if choice.name != "unsloth":
         raise ModelError(_no_gguf(source, choice.reason))
@@ -240,7 +240,7 @@ def _check(
 
 def _compare(source: Source, wish: Wish, dtype: str, staging: Path) -> Parity:
     # The plain backend for all three: a difference is then one of weights, not of libraries.
-    trained = source.recipe.model_copy(update={"backend": "plain", "vllm": "off"})
+    trained = source.recipe.model_copy(update={"backend": "plain", "vllm": "off", "vllm_server": None})
     base, tuned = answers(trained, source.adapter, wish.questions, adapter_on=(False, True))
     if wish.format == "adapter":
         (exported,) = answers(trained, staging, wish.questions, adapter_on=(True,))

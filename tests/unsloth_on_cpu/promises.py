@@ -26,7 +26,10 @@ from grit_lite.run import METRICS, Run, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.trainer import build_trainer
 from tests.sampled_elsewhere import Elsewhere
+from tests.test_oom import arguments, facts, refusing, train
 from tests.test_trainer import by_length, triplets
+
+__all__ = ["arguments"]  # a fixture
 
 SMALL = ["steps=2", "prompts_per_step=2", "group_size=4", "max_completion_tokens=8", "save_every=1"]
 
@@ -322,3 +325,27 @@ def test_gguf_is_made_of_the_base_with_the_adapter_merged(untrained, tmp_path, m
     assert (merged - layer.base_layer.weight - change).norm() < 0.01 * change.norm()
     assert {"tiny.Q8_0.gguf", "tiny.F16-mmproj.gguf"} <= {path.name for path in (tmp_path / "out").iterdir()}
     assert not (tmp_path / "out" / "merged").exists()
+
+
+def test_four_bit_weights_are_known_by_their_layers(untrained):
+    """A model that is built from vLLM's weights does not say what it is."""
+    backend = open_backend(recipe_for(untrained, "load_in_4bit=true"))
+    del backend.model.is_loaded_in_4bit
+    backend._check_precision(backend.model)
+
+
+def test_stages_are_refused_with_a_checkpointing_that_cannot_go_in_them(untrained, tmp_path):
+    settings = ["prompt_sharing=staged", "gradient_checkpointing=true"]
+    run = Run.create(tmp_path / "run", recipe_for(untrained, *settings))
+    with pytest.raises(ModelError, match="prompt_sharing is staged, and Unsloth's gradient checkpointing"):
+        Training(run)
+    run.close()
+
+
+def test_a_pass_that_does_not_fit_is_tried_again_in_smaller_parts(arguments, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    settings = ["backend=unsloth", "gradient_checkpointing=true", "completions_per_pass=4", "steps=1"]
+    with refusing(folder, tokens=1, times=1):
+        options = [f"--set={setting}" for setting in settings]
+        assert train(monkeypatch, *arguments, *options, "--output", folder) == 0
+    assert facts(folder)["made_smaller"] == {"completions_per_pass": 2}
