@@ -254,6 +254,7 @@ def test_qwen2_5_vl_is_sampled_as_exactly(tmp_path):
         (["lora_parts=[vision, attention]"], "lora_parts has vision"),
         (["top_k=20"], "top_p or top_k is set"),
         (["lora_rank=600"], "the highest that vLLM serves is 512"),
+        (["load_in_4bit=true"], "pip install vllm-bnb-plugin"),
     ],
 )
 def test_what_cannot_be_sampled_with_vllm_is_refused(settings, reason):
