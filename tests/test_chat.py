@@ -158,6 +158,12 @@ def test_an_unknown_model_is_refused_by_name(target):
         find_model(target)
 
 
+def test_the_server_that_sampled_for_a_run_is_not_asked_for_when_it_chats(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "recipe.yaml").write_text("model: tiny\nvllm_server: http://127.0.0.1:9\n")
+    assert find_model(str(tmp_path)).recipe.vllm_server is None
+
+
 def test_an_unfinished_run_is_refused_with_the_way_to_finish_it(tmp_path):
     (tmp_path / "recipe.yaml").write_text("model: tiny\n")
     with pytest.raises(ModelError, match=r"no adapter yet.*--resume --output"):
