@@ -30,15 +30,20 @@ SPEC_FILE = "grit_lite.json"
 
 @dataclass(frozen=True)
 class Request:
-    """One image and the user text about it, as `PromptTemplate.render` wrote it."""
+    """One image and the user text about it, as `PromptTemplate.render` wrote it.
+
+    Attributes:
+        opening: what the completion is made to begin with, as if the model had written it; `Generated` is what follows.
+    """
 
     image: Image.Image
     text: str
+    opening: str = ""
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One completion.
+    """One completion, or what follows its opening.
 
     Attributes:
         text: without special tokens.
