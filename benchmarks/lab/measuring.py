@@ -96,7 +96,7 @@ class Asker:
         return [self._outcome(question, one) for question, one in zip(questions, generated, strict=True)]
 
     def request(self, question: SceneQuestion, image: Image.Image) -> Request:
-        return Request(image, self.in_front + self.backend.spec.prompts.render(question.question, style=self.style))
+        return Request((image,), self.in_front + self.backend.spec.prompts.render(question.question, style=self.style))
 
     def _outcome(self, question: SceneQuestion, generated: Generated) -> Outcome:
         answer = parse(generated.text)
