@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from grit_lite.answer import parse
+from grit_lite.backends import Request
 from grit_lite.boxes import Box, iou
 from grit_lite.scorers import is_right
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.lab.measuring import Asker, Outcome
 
 SEED = 0
+BATCH = 128
 _TRIES = 50  # for a box that lies elsewhere
 
 
@@ -100,22 +102,21 @@ def _with_numbers(written: str, numbers: str) -> str:
 def continued(asker: "Asker", found: Sequence["Outcome"], chosen: Sequence[int], openings: Sequence[str]) -> list[str]:
     """What the model writes behind each opening."""
     backend: Any = asker.backend
+    requests = [asker.request(found[index].question, found[index].question.image) for index in chosen]
     texts: list[str] = []
-    for start in range(0, len(chosen), 128):
-        part = chosen[start : start + 128]
-        images = [found[index].question.image for index in part]
-        prompts = [
-            _prompt(backend, asker.request(found[index].question, image).text) + opening
-            for index, image, opening in zip(part, images, openings[start : start + 128], strict=True)
-        ]
+    for start in range(0, len(chosen), BATCH):
+        part = requests[start : start + BATCH]
+        begun = openings[start : start + BATCH]
+        prompts = [_prompt(backend, one) + opening for one, opening in zip(part, begun, strict=True)]
         options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        batch = backend.processor(images=[[image] for image in images], text=prompts, **options).to(backend.device)
-        tokens = backend._sample(batch, backend._sampling(asker.max_new_tokens, 0.0))
+        images = [list(one.images) for one in part]
+        batch = backend.processor(images=images, text=prompts, **options).to(backend.device)
+        tokens = backend._sample(batch, part, backend._sampling(asker.max_new_tokens, 0.0))
         texts += [backend.processor.tokenizer.decode(row, skip_special_tokens=True) for row in tokens]
     return texts
 
 
-def _prompt(backend: Any, text: str) -> str:
-    content = [{"type": "image"}, {"type": "text", "text": text}]
+def _prompt(backend: Any, request: Request) -> str:
+    content = [*({"type": "image"} for _ in request.images), {"type": "text", "text": request.text}]
     messages = [{"role": "user", "content": content}]
     return backend.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

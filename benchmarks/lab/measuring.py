@@ -20,8 +20,8 @@ from grit_lite.scorers import is_right
 from grit_lite.tiny.questions import Kind, SceneQuestion, held_out
 from grit_lite.tiny.world import Split
 
-PLAIN = {"relation": 250, "count": 250, "attribute": 125, "existence": 125}
-HARDER = {"relation": 100, "count": 100}
+PLAIN: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 125, "existence": 125}
+HARDER: dict[Kind, int] = {"relation": 100, "count": 100}
 HARDER_SPLITS = ("more", "smaller", "new_pairs")
 BATCH = 128  # questions at a time: half the CPU time of 16
 BITS = ("correct", "valid_format", "finished")
@@ -56,9 +56,9 @@ class Questions:
 
 def held_out_questions(share: float = 1.0) -> Questions:
     """Always the same ones. `share` asks fewer of each set, at least one."""
-    wanted: list[tuple[str, Kind, Any, int]] = [(kind, kind, "test", n) for kind, n in PLAIN.items()]  # pyright: ignore[reportAssignmentType]
+    wanted: list[tuple[str, Kind, Any, int]] = [(kind, kind, "test", n) for kind, n in PLAIN.items()]
     for split in (split for split in HARDER_SPLITS if split in get_args(Split)):
-        wanted += [(f"{split}/{kind}", kind, split, n) for kind, n in HARDER.items()]  # pyright: ignore[reportArgumentType]
+        wanted += [(f"{split}/{kind}", kind, split, n) for kind, n in HARDER.items()]
     sets = {name: held_out([kind], max(1, int(share * n)), split) for name, kind, split, n in wanted}
     return Questions(sets, *_fingerprints(sets))
 
@@ -79,10 +79,20 @@ class Asker:
 
     Args:
         in_front: text that goes before every prompt.
+        example: pictures that go before the question's own.
     """
 
-    def __init__(self, backend: Backend, style: Style, max_new_tokens: int, in_front: str = "") -> None:
-        self.backend, self.style, self.max_new_tokens, self.in_front = backend, style, max_new_tokens, in_front
+    def __init__(
+        self,
+        backend: Backend,
+        style: Style,
+        max_new_tokens: int,
+        in_front: str = "",
+        example: tuple[Image.Image, ...] = (),
+    ) -> None:
+        self.backend, self.max_new_tokens = backend, max_new_tokens
+        self.style: Style = style
+        self.in_front, self.example = in_front, example
 
     def __call__(
         self, questions: Sequence[SceneQuestion], images: Sequence[Image.Image] | None = None
@@ -96,7 +106,8 @@ class Asker:
         return [self._outcome(question, one) for question, one in zip(questions, generated, strict=True)]
 
     def request(self, question: SceneQuestion, image: Image.Image) -> Request:
-        return Request(image, self.in_front + self.backend.spec.prompts.render(question.question, style=self.style))
+        text = self.backend.spec.prompts.render(question.question, style=self.style)
+        return Request((*self.example, image), self.in_front + text)
 
     def _outcome(self, question: SceneQuestion, generated: Generated) -> Outcome:
         answer = parse(generated.text)
