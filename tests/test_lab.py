@@ -11,6 +11,7 @@ from benchmarks.lab.__main__ import main
 from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
 from benchmarks.lab.study import DEFAULT, load_study
 from grit_lite.errors import DataError, RecipeError, UsageError
+from grit_lite.judge import open_judge
 from grit_lite.recipe import recipe_files
 from grit_lite.rewards import build_scorer
 from grit_lite.run import read_rows
@@ -39,7 +40,7 @@ def test_every_arm_of_the_study_is_a_valid_recipe_with_rewards_that_can_be_built
         recipe = study.recipe_of(arm, seed=arm.seeds[-1])
         assert recipe.seed == arm.seeds[-1]
         assert recipe.prompts_per_step == 4
-        build_scorer(recipe.rewards, judge=training.rule_judge)
+        build_scorer(recipe.rewards, open_judge(recipe.judge))
     assert DEFAULT in {arm.id for arm in study.arms()}
     assert len({arm.id for arm in study.arms()}) == len(list(study.arms()))
 
