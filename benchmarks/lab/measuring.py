@@ -21,7 +21,7 @@ from grit_lite.tiny.questions import Kind, SceneQuestion, held_out
 from grit_lite.tiny.world import Split
 from grit_lite.triplets import from_scene_question
 
-PLAIN: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 125, "existence": 125}
+PLAIN: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 75, "existence": 75}
 HARDER: dict[Kind, int] = {"relation": 100, "count": 100}
 HARDER_SPLITS = ("more", "smaller", "new_pairs")
 BATCH = 128  # questions at a time: half the CPU time of 16

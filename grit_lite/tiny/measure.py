@@ -6,6 +6,7 @@ floors that the shipped weights have to keep are FLOORS; the result is written t
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -71,10 +72,10 @@ class Asker:
         said = self._continue(prompts, [q.image for q in questions], temperature, most)
         return [opening(q) + text for q, text in zip(questions, said, strict=True)]
 
-    def read(self, told: Sequence[tuple[str, str]]) -> list[str]:
+    def read(self, told: Sequence[tuple[str, str]], most: int = _DIRECT_TOKENS) -> list[str]:
         """What follows without a picture: (question, the beginning of its answer) each, asked directly."""
         prompts = [self._prompt(question, "direct", image=False) + opening for question, opening in told]
-        return self._continue(prompts, [], 0.0, _DIRECT_TOKENS)
+        return self._continue(prompts, [], 0.0, most)
 
     @torch.inference_mode()
     def _continue(
@@ -111,6 +112,17 @@ def related(question: str) -> tuple[str, str]:
     """The two objects of a relation question: Is the red circle left of the blue square?"""
     words = question.removesuffix("?").split()
     return " ".join(words[2:4]), " ".join(words[-2:])
+
+
+def has_right_names(text: str, question: SceneQuestion) -> bool:
+    """Whether every box is labelled, and the conclusion worded, with what the question asks about."""
+    answer = parse(text)
+    if question.kind != "relation":
+        asked = chain_opening(question).removeprefix("<think> I look for the ").partition("s.")[0]
+        return all(box.label == asked for box in answer.written) and f" {asked}" in (answer.rethink or "")
+    names = related(question.question)
+    said = re.findall(r"[Tt]he (\w+ \w+)", answer.rethink or "")
+    return tuple(box.label for box in answer.written) == names == tuple(said)
 
 
 def true_boxes(question: SceneQuestion) -> str:
@@ -150,19 +162,22 @@ def measure(folder: Path, per_kind: int = 1000, split: Split = "test") -> dict:
 def _measure_reading(ask: Asker, count: int) -> dict[str, float]:
     """Relations read from boxes that are only told, without a picture; `turned`: the second object's box comes first.
 
-    `reading` goes through the chain, which states the relation first; `told` answers the bare question.
+    `reading` goes on from the chain's boxes, states the relation and answers; `told` is the first word to the bare
+    question.
     """
     rng, found = np.random.default_rng(0), {}
     asked = [imagine_relation(rng, int(rng.integers(2))) for _ in range(count)]
     for name, these in (("", asked), ("_turned", [told_the_other_way(one) for one in asked])):
         boxes = ["".join(text for text, _ in one.found) for one in these]
         sought = ["".join(text for text, _ in one.sought) for one in these]
-        chains = [(a.question, f"<think>{s}{b} </think>") for a, s, b in zip(these, sought, boxes, strict=True)]
+        chains = [
+            (a.question, f"<think>{s}{b} </think> <rethink>") for a, s, b in zip(these, sought, boxes, strict=True)
+        ]
         bare = [(f"{b.strip()} {a.question}", "") for a, b in zip(these, boxes, strict=True)]
         found[f"reading{name}"] = _share(
             parse(t).answer == a.answer for t, a in zip(ask.read(chains), these, strict=True)
         )
-        found[f"told{name}"] = _share(t.strip() == a.answer for t, a in zip(ask.read(bare), these, strict=True))
+        found[f"told{name}"] = _share(said == a.answer for said, a in zip(ask.read(bare, most=1), these, strict=True))
     return found
 
 
@@ -170,15 +185,10 @@ def _measure_true_boxes(ask: Asker, relations: Sequence[SceneQuestion]) -> dict[
     """Relations on pictures when the boxes are given: behind two bare boxes, and in a begun GRIT chain."""
     bare = ask(relations, grounded=True, opening=true_boxes)
     chains = ask(relations, grounded=True, opening=true_chain)
-    named = ask(relations, grounded=True, opening=lambda _: "<think>")
     return {
         "relation_after_true_boxes": _share(t.split()[-1] == q.answer for t, q in zip(bare, relations, strict=True)),
         "chain_relation_after_true_boxes": _share(
             parse(text).answer == q.answer for text, q in zip(chains, relations, strict=True)
-        ),
-        "chain_relation_names": _share(
-            tuple(box.label for box in parse(text).written) == related(q.question)
-            for text, q in zip(named, relations, strict=True)
         ),
     }
 
@@ -205,6 +215,9 @@ def _measure_chains(ask: Asker, questions: dict[Kind, list[SceneQuestion]]) -> d
             parse(text).answer == q.answer for text, q in zip(texts, questions[kind], strict=True)
         )
         found[f"chain_{kind}_iou"] = _mean_iou(texts, questions[kind])
+        found[f"chain_{kind}_names"] = _share(
+            has_right_names(text, q) for text, q in zip(texts, questions[kind], strict=True)
+        )
         found[f"chain_{kind}_valid_format"] = _share(has_valid_format(parse(text)) for text in texts)
     return found
 
