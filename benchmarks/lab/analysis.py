@@ -50,14 +50,20 @@ class Values:
     scenes: np.ndarray
 
     def minus(self, other: "Values") -> "Values":
-        """Question by question, over the seeds that both have; where the other has one alone, it stands for all."""
-        if len(other.seeds) == 1 and len(self.seeds) > 1:
-            return Values(self.table - other.table, self.seeds, self.counts, self.scenes)
+        """Question by question, over the seeds that both have.
+
+        Raises:
+            DataError: they have none in common.
+        """
         shared = tuple(seed for seed in self.seeds if seed in other.seeds)
         if not shared:
             raise DataError("Two arms have no seed in common, so they cannot be paired.")
         mine, theirs = (one.table[[one.seeds.index(seed) for seed in shared]] for one in (self, other))
         return Values(mine - theirs, shared, self.counts, self.scenes)
+
+    def above_untrained(self, untrained: "Values") -> "Values":
+        """Question by question, above a model that has no seed: it was not trained, and answers greedily."""
+        return Values(self.table - untrained.table, self.seeds, self.counts, self.scenes)
 
     def of_seed(self, seed: int) -> "Values":
         return Values(self.table[[self.seeds.index(seed)]], (seed,), self.counts, self.scenes)
@@ -191,7 +197,8 @@ def against_default(results: Results, measure: str, sets: Sequence[str]) -> dict
     """Every trained arm but the default, by name."""
     arms = [arm for arm in results.rows if arm != DEFAULT and not arm.startswith("untrained/")]
     default = results.values(DEFAULT, measure, sets)
-    gaps = {arm: results.values(arm, measure, sets).minus(default) for arm in arms}
+    found = {arm: results.values(arm, measure, sets) for arm in arms}
+    gaps = {arm: values.minus(default) for arm, values in found.items() if {*values.seeds} & {*default.seeds}}
     adjusted = holm([gap.p() for gap in gaps.values()]) if gaps else []
     return {
         arm: Comparison(arm, gap.interval(), len(gap.seeds), p)

@@ -30,10 +30,10 @@ def checks(results: Results, arm: str = DEFAULT) -> Iterator[Check]:
         yield _least(seed, "valid format", valid.of_seed(seed).mean, VALID_FORMAT)
         yield _least(seed, "grounding IoU", iou.of_seed(seed).mean, IOU, percent=False)
         yield _least(seed, "position-relation accuracy", right["relation"].of_seed(seed).mean, RELATION)
-        gain = right["relation"].of_seed(seed).minus(before["relation"])
+        gain = right["relation"].of_seed(seed).above_untrained(before["relation"])
         yield _gain(seed, f"relation above {prompts['relation']}", gain)
         yield _no_loss(
-            seed, f"counting against {prompts['count']}", right["count"].of_seed(seed).minus(before["count"])
+            seed, f"counting against {prompts['count']}", right["count"].of_seed(seed).above_untrained(before["count"])
         )
         taken = taken_away(results, arm, seed, gain.mean)
         yield _least(seed, "share of the relation gain that wrong boxes take away", taken, TAKEN)
