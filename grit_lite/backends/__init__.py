@@ -30,15 +30,22 @@ SPEC_FILE = "grit_lite.json"
 
 @dataclass(frozen=True)
 class Request:
-    """One image and the user text about it, as `PromptTemplate.render` wrote it.
+    """The images of a prompt, in order, and the user text about them, as `PromptTemplate.render` wrote it.
+
+    Boxes are about the first image: `Generated.resized` is its size.
 
     Attributes:
         opening: what the completion is made to begin with, as if the model had written it; `Generated` is what follows.
     """
 
-    image: Image.Image
+    images: tuple[Image.Image, ...]
     text: str
     opening: str = ""
+
+    @property
+    def image(self) -> Image.Image:
+        """The first one."""
+        return self.images[0]
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Generated:
         text: without special tokens.
         tokens: how many were generated, the end token included.
         finished: whether it ended by itself, rather than at the limit.
-        resized: (width, height) in pixels of the image as the model saw it.
+        resized: (width, height) in pixels of the first image as the model saw it.
     """
 
     text: str
@@ -109,7 +116,7 @@ class Backend(Protocol):
         ...
 
     def prompt_tokens(self, request: Request) -> int:
-        """How many tokens the request is, its image included."""
+        """How many tokens the request is, its images included."""
         ...
 
     def resized(self, image: Image.Image) -> Size:
