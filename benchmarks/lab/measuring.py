@@ -16,6 +16,7 @@ from grit_lite.answer import GroundedAnswer, has_valid_format, parse
 from grit_lite.backends import Backend, Generated, Request
 from grit_lite.boxes import Box, f1_at, union_iou
 from grit_lite.evaluate.faithfulness import faithfulness
+from grit_lite.evaluate.question import from_triplet
 from grit_lite.scorers import is_right
 from grit_lite.tiny.questions import Kind, SceneQuestion, held_out
 from grit_lite.tiny.world import Split
@@ -155,10 +156,10 @@ def examine(asker: Asker, found: Sequence[Outcome]) -> tuple[dict[str, Any], dic
 
     An answer that a change does not apply to, because its chain has no boxes or only one to swap, stays what it was.
     """
-    triplets = [from_scene_question(one.question, index) for index, one in enumerate(found)]
-    kept = [_as_evaluated(one, triplet.id) for one, triplet in zip(found, triplets, strict=True)]
+    asked = [from_triplet(from_scene_question(one.question, index)) for index, one in enumerate(found)]
+    kept = [_as_evaluated(one, question.id) for one, question in zip(found, asked, strict=True)]
     limits: Any = {"max_new_tokens": asker.max_new_tokens, "batch_size": BATCH}
-    rows, _ = faithfulness(asker.backend, triplets, kept, conditions=CHANGES, **limits)
+    rows, _ = faithfulness(asker.backend, asked, kept, conditions=CHANGES, **limits)
     unchanged = {row["id"]: row["correct"] for row in kept}
     changed = {name: dict(unchanged) for name in CHANGES}
     for row in rows:
