@@ -9,12 +9,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.lab import ROOT
 from benchmarks.lab.study import STUDY, load_study
-from grit_lite.errors import GritLiteError
+from grit_lite.errors import GritLiteError, UsageError
 
 OUTPUT = ROOT / "benchmarks" / "results" / "lab"
 
@@ -28,6 +29,8 @@ def run(given: Any) -> int:
 
 
 def page(given: Any) -> int:
+    if find_spec("matplotlib") is None:
+        raise UsageError("The page needs matplotlib for its figures: pip install 'grit-lite[lab]'")
     from benchmarks.lab.page import write_page
 
     print(write_page(given.output, given.docs, load_study(given.study)))

@@ -57,13 +57,12 @@ def write_figures(results: Results, study: Study, folder: Path) -> dict[str, Pat
 
 
 def by_count(results: Results, study: Study) -> dict[int, str]:
-    """The arms that differ in the number of triplets alone, by that number; the default arm is the one of twenty."""
-    counts = {
-        arm.settings["triplets"]: arm.id
-        for arm in study.arms()
-        if arm.settings.get("data") == DRAWN and arm.settings.keys() == {"triplets", "data"}
-    }
-    counts |= {study.recipe_of(next(a for a in study.arms() if a.id == DEFAULT), 0).triplets: DEFAULT}
+    """The arms that differ in their drawn triplets alone, by the number of them; else the default one."""
+    default = next(arm for arm in study.arms() if arm.id == DEFAULT)
+    counts = {study.recipe_of(default, 0).triplets or 0: DEFAULT}
+    for arm in study.arms():
+        if arm.settings.keys() == {"triplets", "data"} and arm.settings["data"] == DRAWN and arm.id in results.rows:
+            counts[arm.settings["triplets"]] = arm.id
     return {count: arm for count, arm in sorted(counts.items()) if arm in results.rows}
 
 

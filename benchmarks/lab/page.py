@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from benchmarks.lab import results, target
+from benchmarks.lab import results
 from benchmarks.lab.analysis import Results
 from benchmarks.lab.figures import write_figures
 from benchmarks.lab.study import DEFAULT, Study
@@ -40,7 +40,6 @@ def write_page(output: Path, docs: Path, study: Study) -> Path:
         tables=tables,
         figures={name: path.relative_to(docs).as_posix() for name, path in figures.items()},
         facts=facts(found, study),
-        target=target.report(found)[0],
         rows_file=os.path.relpath(output / results.RESULTS, docs),
     )
     page.write_text(text.rstrip() + "\n")

@@ -8,15 +8,16 @@ from statistics import fmean
 from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, against_default
 from benchmarks.lab.measuring import HARDER_SPLITS
 from benchmarks.lab.study import DEFAULT, Arm, Group, Study
+from benchmarks.lab.target import checks
 
 COMPARED = (("correct", ("relation",)), ("correct", ("count",)), ("valid_format", PLAIN))
 NOTHING = "–"
 Column = Callable[[str], str]
 
 
-def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown; the first column is text, the others are numbers."""
-    rule = ["---", *["--:" for _ in titles[1:]]]
+def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]], texts: int = 1) -> str:
+    """A table of GitHub's Markdown; so many of its first columns are text, the others are numbers."""
+    rule = ["---" if column < texts else "--:" for column in range(len(titles))]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *lines))
 
 
@@ -29,7 +30,8 @@ def decimals(cell: Interval) -> str:
 
 
 def points(cell: Interval) -> str:
-    return f"{100 * cell.value:+.1f} ({100 * cell.low:+.1f} … {100 * cell.high:+.1f})"
+    text = f"{100 * cell.value:+.1f} ({100 * cell.low:+.1f} … {100 * cell.high:+.1f})"
+    return text.replace("-", "−")
 
 
 class Tables:
@@ -107,7 +109,17 @@ class Tables:
 
     def settings(self, group: Group) -> str:
         """What each arm of a group changes, and why."""
-        return markdown(["arm", "differs in", "because"], [[f"`{arm.id}`", _said(arm), arm.why] for arm in group.arms])
+        lines = [[f"`{arm.id}`", _said(arm), arm.why] for arm in group.arms]
+        return markdown(["arm", "differs in", "because"], lines, texts=3)
+
+    def target(self) -> str:
+        """What each seed of the default arm is held to; a cross stands at what is not met."""
+        found = list(checks(self.results))
+        seeds = sorted({one.seed for one in found})
+        demands = list(dict.fromkeys((one.what, one.asked) for one in found))
+        at = {(one.what, one.seed): f"{one.found} {'✓' if one.met else '✗'}" for one in found}
+        lines = [[what, asked, *(at[what, seed] for seed in seeds)] for what, asked in demands]
+        return markdown(["", "asked", *(f"seed {seed}" for seed in seeds)], lines, texts=2)
 
     def _table(self, titles: Sequence[str], columns: Sequence[Column], group: Group) -> str:
         arms = self.measured(group)

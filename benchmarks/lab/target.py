@@ -39,6 +39,10 @@ def checks(results: Results, arm: str = DEFAULT) -> Iterator[Check]:
         yield _least(seed, "share of the relation gain that wrong boxes take away", taken, TAKEN)
 
 
+def _prompt(arm: str) -> str:
+    return f"untrained ({arm.removeprefix('untrained/')})"
+
+
 def taken_away(results: Results, arm: str, seed: int, gain: float) -> float:
     """(accuracy - accuracy with wrong boxes) / gain over the best untrained prompt; 0 where nothing was gained."""
     before, after = (results.faithful(arm, name).of_seed(seed).mean for name in ("unchanged", "wrong_boxes"))
