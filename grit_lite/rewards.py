@@ -90,7 +90,7 @@ def _could_point(box: Numbers, image_size: Size | None) -> bool:
 
 
 # GRIT's own idea of a box: any four integers with commas between them. Possessive, so that matching is linear.
-_FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
+FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
 
 
 def _gold_count(sample: Sample) -> int | None:
@@ -193,7 +193,7 @@ def _end_of_pair(text: str, tag: str, start: int) -> int | None:
 
 
 def _paper_boxes(sample: Sample) -> int:
-    return len(_FOUR_INTEGERS.findall(sample.answer.text.partition("<answer>")[0]))
+    return len(FOUR_INTEGERS.findall(sample.answer.text.partition("<answer>")[0]))
 
 
 def paper_boxes(sample: Sample) -> float:
@@ -289,7 +289,7 @@ def code_boxes_and_count(sample: Sample) -> float:
     before, tag, _ = sample.answer.text.partition("<rethink>")
     if not tag:
         return 0.0
-    found = len(_FOUR_INTEGERS.findall(before))
+    found = len(FOUR_INTEGERS.findall(before))
     return 0.5 * (found >= 1) + 1.0 * (found == _gold_count(sample))
 
 
