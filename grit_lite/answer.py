@@ -106,16 +106,23 @@ def _last_answer(text: str, start: int) -> tuple[int, str | None]:
         closing = body.find("</answer>")
         if closing >= 0:
             return opening, body[:closing].strip()
-        if body.strip():
-            return opening, body.strip()
+        if body := _without_cut_off_tag(body).strip():
+            return opening, body
         end = opening
     return len(text), None
 
 
+def _without_cut_off_tag(body: str) -> str:
+    """Without the beginning of a closing tag at the end of the text, where the completion ran out of tokens."""
+    begun = ("</answer>"[:length] for length in range(len("</answer"), 1, -1))
+    return next((body.removesuffix(part) for part in begun if body.endswith(part)), body)
+
+
 def _last_pair(chain: str, tag: str) -> str | None:
-    """The text between the last closing tag that has an opening one before it, and that opening one."""
-    closing = chain.rfind(f"</{tag}>")
-    opening = chain.rfind(f"<{tag}>", 0, max(closing, 0))
+    """The text between the last opening tag that has a closing one behind it, and that closing one: of nested pairs
+    the inner one."""
+    opening = chain.rfind(f"<{tag}>", 0, max(chain.rfind(f"</{tag}>"), 0))
+    closing = chain.find(f"</{tag}>", max(opening, 0))
     return chain[opening + len(tag) + 2 : closing].strip() if opening >= 0 else None
 
 
@@ -161,12 +168,14 @@ _LABEL_AFTER = re.compile(rf"[\"']?\s*+,\s*+{_QUOTED_LABEL}")
 _LABEL_BEFORE = re.compile(
     rf"(?:{_QUOTED_LABEL}\s*+,\s*+[\"']bbox_2d[\"']\s*+:\s*+|<ref>([^<\n]{{1,{LABEL_CHARS}}}+)</ref>\s*+<box>\s*+\[?+)\Z"
 )
+_FULL_WIDTH = {0xFF01 + place: 0x21 + place for place in range(94)}  # ０ ， ： （ ［ as 0 , : ( [, one for one
 _LOOK_BACK = LABEL_CHARS + 40  # characters before a box in which its label may stand
 
 
 def _written_boxes(text: str) -> list[WrittenBox]:
     """At most `MAX_BOXES` boxes: four numbers, separated by commas, in square or in round brackets, or under the key
     `bbox_2d`. A longer or shorter list, an enumeration, a date, a number of more than six digits are not boxes."""
+    text = text if text.isascii() else text.translate(_FULL_WIDTH)
     boxes = []
     for found in _BOX.finditer(text):
         numbers = tuple(float(number) for number in found.groups() if number is not None)

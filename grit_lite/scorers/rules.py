@@ -10,7 +10,7 @@ from itertools import dropwhile
 from string import ascii_uppercase
 from typing import Any
 
-from grit_lite.scorers.wording import bare, unified, words_of
+from grit_lite.scorers.wording import bare, unified, without_boxes, words_of
 
 NOTHING: Mapping[str, Any] = {}
 
@@ -98,8 +98,8 @@ def number(predicted: str | None, gold: str) -> float:
 
 
 def read_number(text: str | None) -> float | None:
-    """The only number that the text names, or None if it names none or several."""
-    text = unified(text)
+    """The only number that the text names, the coordinates of boxes left out; None if it names none or several."""
+    text = unified(without_boxes(text))
     numerals = _numerals(text)
     if numerals is None:
         return None
@@ -230,7 +230,7 @@ def phrase(predicted: str | None, gold: str) -> float:
 
 
 def _phrase(text: str | None) -> list[str]:
-    text = unified(text).strip()
+    text = unified(without_boxes(text))
     lead_in = _LEAD_IN.match(text)
     words = [word for word in words_of(text[lead_in.end() if lead_in else 0 :]) if word[0].isalnum()]
     return [word.removesuffix("'s") for word in words if word not in _ARTICLES]

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from typing import Any
 
-from grit_lite.answer import plain
+from grit_lite.answer import parse, plain
 
 MAX_CHARS = 2000  # a longer text is an essay, not an answer
 
@@ -45,6 +45,18 @@ def bare(text: str | None) -> str:
 def unified(text: str | None) -> str:
     """`bare`, in lower case."""
     return bare(text).casefold()
+
+
+def without_boxes(text: str | None) -> str:
+    """The text without the boxes in it, unless there is nothing else: coordinates are no count and no name."""
+    if not text or len(text) > MAX_CHARS:
+        return ""
+    rest, end = [], 0
+    for box in parse(text).written:
+        rest.append(text[end : box.start])
+        end = box.end
+    left = " ".join([*rest, text[end:]])
+    return left if any(map(str.isalnum, left)) else text
 
 
 def words_of(text: str) -> list[str]:
