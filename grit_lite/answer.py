@@ -106,7 +106,7 @@ def _last_answer(text: str, start: int) -> tuple[int, str | None]:
         closing = body.find("</answer>")
         if closing >= 0:
             return opening, body[:closing].strip()
-        if body := _without_cut_off_tag(body).strip():
+        if body.strip() and (body := _without_cut_off_tag(body).strip()):
             return opening, body
         end = opening
     return len(text), None
@@ -155,10 +155,11 @@ def has_valid_format(answer: GroundedAnswer) -> bool:
     return all(ordered_pairs(answer)) and bool(answer.answer)
 
 
-# Quantifiers are possessive or bounded, so that no text makes the scanner go back: time is linear.
+# Quantifiers are possessive or bounded, so that no text makes the scanner go back: time is linear. Each alternative
+# begins with a literal, also the key, whose word boundary is looked back for: the scanner skips all other text.
 _NUMBER = r"([+-]?[0-9]{1,6}+(?:\.[0-9]{1,16}+)?+)"
 _FOUR = r"\s*+,\s*+".join([_NUMBER] * 4)
-_KEY = r"\bbbox_2d(?:_[0-9]{1,4}+)?+[\"']?+\s*+[:=]\s*+[\"']?+"
+_KEY = r"b(?<!\wb)box_2d(?:_[0-9]{1,4}+)?+[\"']?+\s*+[:=]\s*+[\"']?+"
 _BOX = re.compile(
     rf"\[\s*+{_FOUR}\s*+\]|\(\s*+{_FOUR}\s*+\)"  # in brackets
     rf"|{_KEY}{_FOUR}(?!\w|\.[0-9]|\s*+,\s*+[+-]?[0-9])"  # bare under the key, and not the head of a longer list

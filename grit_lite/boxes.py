@@ -99,17 +99,13 @@ def smart_resize(size: Size, *, factor: int, min_pixels: int, max_pixels: int) -
     return resized[0], resized[1]
 
 
-def _as_array(boxes: Sequence[Numbers]) -> Array:
-    """(K, 4) with corners sorted and boxes without area left out: neither changes a union."""
-    array = _sorted_corners(boxes)
-    return array[(array[:, 0] < array[:, 2]) & (array[:, 1] < array[:, 3])]
-
-
 def _sorted_corners(boxes: Sequence[Numbers]) -> Array:
-    array = np.asarray([tuple(box) for box in boxes], dtype=float).reshape(-1, 4)
+    """(K, 4) with x1 <= x2 and y1 <= y2."""
+    array = np.array(boxes, dtype=float).reshape(-1, 2, 2)
     if not np.isfinite(array).all():
         raise ValueError(f"a box has a coordinate that is not a finite number: {array.tolist()}")
-    return np.concatenate([np.minimum(array[:, :2], array[:, 2:]), np.maximum(array[:, :2], array[:, 2:])], axis=1)
+    array.sort(axis=1)
+    return array.reshape(-1, 4)
 
 
 def union_iou(pred: Sequence[Numbers], gold: Sequence[Numbers]) -> float:
@@ -119,40 +115,48 @@ def union_iou(pred: Sequence[Numbers], gold: Sequence[Numbers]) -> float:
     edges, in whose cells nothing changes. Corners in the wrong order are sorted, as the reference does. Quadratic in
     the number of boxes, linear in memory.
     """
-    sides = _as_array(pred), _as_array(gold)
-    edges = np.concatenate(sides)
-    if len(edges) == 0:
+    boxes = _sorted_corners([*pred, *gold])
+    side = (np.arange(len(boxes)) >= len(pred)).astype(int)
+    solid = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])  # others cover nothing
+    if not solid.any():
         return 0.0
-    xs, ys = np.unique(edges[:, 0::2]), np.unique(edges[:, 1::2])
-    widths, heights = np.diff(xs, append=xs[-1]), np.diff(ys, append=ys[-1])
     shared = either = 0.0
-    for columns, a, b in zip(_blocks(xs), *(_covered(side, xs, ys) for side in sides), strict=True):
-        shared += widths[columns] @ ((a & b) @ heights)
-        either += widths[columns] @ ((a | b) @ heights)
+    for widths, (a, b), heights in _grid(boxes[solid], side[solid]):
+        shared += widths @ ((a & b) @ heights)
+        either += widths @ ((a | b) @ heights)
     return min(1.0, float(shared / either))
 
 
-def _blocks(xs: Array) -> Iterator[slice]:
-    return (slice(start, start + GRID_COLUMNS) for start in range(0, len(xs), GRID_COLUMNS))
-
-
-def _covered(boxes: Array, xs: Array, ys: Array) -> Iterator[Array]:
-    """Which cells of the grid the boxes cover, some columns at a time: (columns, len(ys)) booleans.
+def _grid(boxes: Array, side: Array) -> Iterator[tuple[Array, Array, Array]]:
+    """The grid of all edges, some columns at a time: their widths, which cells the boxes of either side cover, as
+    (2, columns, rows) booleans, and the heights of the rows.
 
     Each box adds and takes away 1 at its corners; summed up along both axes this is the number of boxes on a cell.
     """
-    across, down = np.searchsorted(xs, boxes[:, 0::2]), np.searchsorted(ys, boxes[:, 1::2])  # (K, 2) each
-    corners = np.concatenate([across, across[:, ::-1]]).ravel(), np.concatenate([down, down]).ravel()
-    signs = np.repeat([1, -1], 2 * len(boxes))
-    before = np.zeros(len(ys), dtype=np.int32)
-    for columns in _blocks(xs):
-        inside = (corners[0] >= columns.start) & (corners[0] < columns.stop)
-        steps = np.zeros((min(columns.stop, len(xs)) - columns.start, len(ys)), dtype=np.int32)
-        np.add.at(steps, (corners[0][inside] - columns.start, corners[1][inside]), signs[inside])
-        steps[0] += before
-        sums = steps.cumsum(axis=0, dtype=np.int32)
-        before = sums[-1]
-        yield sums.cumsum(axis=1, dtype=np.int32) > 0
+    xs, ys = (np.array(sorted(set(boxes[:, axis::2].ravel().tolist()))) for axis in (0, 1))  # faster than np.unique
+    widths, heights = _gaps(xs), _gaps(ys)
+    column, row = np.searchsorted(xs, boxes[:, [0, 2, 2, 0]]), np.searchsorted(ys, boxes[:, [1, 3, 1, 3]])  # (K, 4)
+    before = np.zeros((2, len(ys)), dtype=np.int32)
+    for start in range(0, len(xs), GRID_COLUMNS):
+        part = widths[start : start + GRID_COLUMNS]
+        inside, corner = np.nonzero((column >= start) & (column < start + len(part)))
+        steps = np.zeros((2, len(part), len(ys)), dtype=np.int32)
+        places = side[inside], column[inside, corner] - start, row[inside, corner]
+        np.add.at(steps, places, _CORNER_SIGNS[corner])
+        steps[:, 0] += before
+        sums = steps.cumsum(axis=1, dtype=np.int32)
+        before = sums[:, -1]
+        yield part, sums.cumsum(axis=2, dtype=np.int32) > 0, heights
+
+
+_CORNER_SIGNS = np.array([1, 1, -1, -1])  # upper left, lower right, upper right, lower left
+
+
+def _gaps(edges: Array) -> Array:
+    """The distance of each edge to the next; 0 behind the last."""
+    gaps = np.zeros(len(edges))
+    gaps[:-1] = edges[1:] - edges[:-1]
+    return gaps
 
 
 def iou_matrix(pred: Sequence[Numbers], gold: Sequence[Numbers]) -> Array:

@@ -13,8 +13,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
@@ -49,6 +52,10 @@ class Sample:
     judge: Judge | None = None
     image_size: Size | None = None
 
+    @cached_property
+    def valid_boxes(self) -> list[Numbers]:
+        return valid_boxes(self.answer, self.image_size)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -71,12 +78,11 @@ def valid_boxes(answer: GroundedAnswer, image_size: Size | None = None) -> list[
     enumerations, dates and longer lists.
     """
     candidates = [box.numbers for box in answer.chain_boxes if _could_point(box.numbers, image_size)]
-    overlaps = iou_matrix(candidates, candidates)
-    kept: list[int] = []
-    for index in range(len(candidates)):
-        if not (overlaps[index, kept] >= SAME_BOX).any():
-            kept.append(index)
-    return [candidates[index] for index in kept]
+    copies = iou_matrix(candidates, candidates) >= SAME_BOX
+    kept = np.zeros(len(candidates), dtype=bool)
+    for index, copied in enumerate(copies):
+        kept[index] = not (copied & kept).any()
+    return [box for box, is_kept in zip(candidates, kept, strict=True) if is_kept]
 
 
 def _could_point(box: Numbers, image_size: Size | None) -> bool:
@@ -318,7 +324,7 @@ def tags(sample: Sample) -> float:
 
 def boxes(sample: Sample) -> float:
     """0.5 if the chain holds at least one valid box (`valid_boxes`): the paper's s_bf, with boxes that can point."""
-    return 0.5 * bool(valid_boxes(sample.answer, sample.image_size))
+    return 0.5 * bool(sample.valid_boxes)
 
 
 def count(sample: Sample) -> float:
@@ -326,7 +332,7 @@ def count(sample: Sample) -> float:
     without its price for pointing at nothing."""
     if sample.dataset not in COUNTING:
         return 0.0
-    found = len(valid_boxes(sample.answer, sample.image_size))
+    found = len(sample.valid_boxes)
     return 0.5 * (found > 0 and number(str(found), sample.gold) == 1.0)
 
 

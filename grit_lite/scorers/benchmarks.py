@@ -96,8 +96,9 @@ def slake(predicted: str | None, gold: str) -> float:
     if len(findings) < 2:
         return float(says(predicted, gold))
     said = _items(predicted)
-    found = [any(phrase(ours, theirs) for ours in said) for theirs in findings]
-    return float(len(said) == len(findings) and all(found))
+    if len(said) != len(findings):
+        return 0.0
+    return float(all(any(phrase(ours, theirs) for ours in said) for theirs in findings))
 
 
 def box(predicted: str | None, gold: str, facts: Mapping[str, Any] = NOTHING) -> float:

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Any
 
 from grit_lite.answer import parse, plain
@@ -30,6 +31,7 @@ _NO_BLANKS_BETWEEN = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af])") 
 _BOXED = "\\boxed{"
 
 
+@lru_cache(maxsize=512)  # a gold answer is asked for several times, and at most 1 MB is kept
 def bare(text: str | None) -> str:
     """The text undressed, its compatibility forms (full width) as plain ones; empty if there is none or too much."""
     if not text or len(text) > MAX_CHARS:
@@ -51,6 +53,8 @@ def without_boxes(text: str | None) -> str:
     """The text without the boxes in it, unless there is nothing else: coordinates are no count and no name."""
     if not text or len(text) > MAX_CHARS:
         return ""
+    if text.count(",") + text.count("，") < 3:
+        return text  # no box can be in it
     rest, end = [], 0
     for box in parse(text).written:
         rest.append(text[end : box.start])
