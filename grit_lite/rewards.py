@@ -13,8 +13,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
@@ -49,6 +52,10 @@ class Sample:
     judge: Judge | None = None
     image_size: Size | None = None
 
+    @cached_property
+    def valid_boxes(self) -> list[Numbers]:
+        return valid_boxes(self.answer, self.image_size)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -71,12 +78,11 @@ def valid_boxes(answer: GroundedAnswer, image_size: Size | None = None) -> list[
     enumerations, dates and longer lists.
     """
     candidates = [box.numbers for box in answer.chain_boxes if _could_point(box.numbers, image_size)]
-    overlaps = iou_matrix(candidates, candidates)
-    kept: list[int] = []
-    for index in range(len(candidates)):
-        if not (overlaps[index, kept] >= SAME_BOX).any():
-            kept.append(index)
-    return [candidates[index] for index in kept]
+    copies = iou_matrix(candidates, candidates) >= SAME_BOX
+    kept = np.zeros(len(candidates), dtype=bool)
+    for index, copied in enumerate(copies):
+        kept[index] = not (copied & kept).any()
+    return [box for box, is_kept in zip(candidates, kept, strict=True) if is_kept]
 
 
 def _could_point(box: Numbers, image_size: Size | None) -> bool:
@@ -90,7 +96,7 @@ def _could_point(box: Numbers, image_size: Size | None) -> bool:
 
 
 # GRIT's own idea of a box: any four integers with commas between them. Possessive, so that matching is linear.
-_FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
+FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
 
 
 def _gold_count(sample: Sample) -> int | None:
@@ -200,7 +206,7 @@ def _end_of_pair(text: str, tag: str, start: int) -> int | None:
 
 
 def _paper_boxes(sample: Sample) -> int:
-    return len(_FOUR_INTEGERS.findall(sample.answer.text.partition("<answer>")[0]))
+    return len(FOUR_INTEGERS.findall(sample.answer.text.partition("<answer>")[0]))
 
 
 def paper_boxes(sample: Sample) -> float:
@@ -296,7 +302,7 @@ def code_boxes_and_count(sample: Sample) -> float:
     before, tag, _ = sample.answer.text.partition("<rethink>")
     if not tag:
         return 0.0
-    found = len(_FOUR_INTEGERS.findall(before))
+    found = len(FOUR_INTEGERS.findall(before))
     return 0.5 * (found >= 1) + 1.0 * (found == _gold_count(sample))
 
 
@@ -325,7 +331,7 @@ def tags(sample: Sample) -> float:
 
 def boxes(sample: Sample) -> float:
     """0.5 if the chain holds at least one valid box (`valid_boxes`): the paper's s_bf, with boxes that can point."""
-    return 0.5 * bool(valid_boxes(sample.answer, sample.image_size))
+    return 0.5 * bool(sample.valid_boxes)
 
 
 def count(sample: Sample) -> float:
@@ -333,7 +339,7 @@ def count(sample: Sample) -> float:
     without its price for pointing at nothing."""
     if sample.dataset not in COUNTING:
         return 0.0
-    found = len(valid_boxes(sample.answer, sample.image_size))
+    found = len(sample.valid_boxes)
     return 0.5 * (found > 0 and number(str(found), sample.gold) == 1.0)
 
 
