@@ -60,7 +60,7 @@ def question(tokens: int, number: int = 0, pixels: int = _PIXELS) -> Request:
     shape = (side * pixels, side * pixels, 3)
     noise = np.random.default_rng(SEED + number).integers(0, 256, shape, dtype=np.uint8)
     words = itertools.islice(itertools.cycle(_WORDS), tokens - _AROUND - side**2)
-    return Request(Image.fromarray(noise), "".join(words))
+    return Request((Image.fromarray(noise),), "".join(words))
 
 
 @contextmanager

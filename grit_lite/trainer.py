@@ -206,7 +206,7 @@ def longest_prompt(backend: Backend, triplets: Sequence[Triplet]) -> int:
     largest = max(triplets, key=lambda row: row.size[0] * row.size[1])
     wordiest = max(triplets, key=lambda row: len(row.question))
     texts = [(row, backend.spec.prompts.render(row.question, style="grounded")) for row in (largest, wordiest)]
-    return max(backend.prompt_tokens(Request(row.load_image(), text)) for row, text in texts)
+    return max(backend.prompt_tokens(Request((row.load_image(),), text)) for row, text in texts)
 
 
 def sampling_arguments(backend: Backend, recipe: Recipe) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def tuned(recipe):
 def requests(count):
     questions = ["How many?", "Is the red circle left of the blue square?", "What color is the one in the middle?"]
     texts = [GRIT_PROMPT.render(questions[index % 3], style="direct") for index in range(count)]
-    return [Request(make_scene(index, "validation").image, text) for index, text in enumerate(texts)]
+    return [Request((make_scene(index, "validation").image,), text) for index, text in enumerate(texts)]
 
 
 def test_each_request_gets_one_completion_in_its_place(backend):
@@ -96,7 +96,9 @@ def test_vision_tokens_are_never_sampled(backend):
 
 
 def test_the_model_sees_the_size_that_is_reported(backend):
-    completion = backend.generate([Request(Image.new("RGB", (300, 150)), "\nQuestion: How many?")], max_new_tokens=1)[0]
+    completion = backend.generate(
+        [Request((Image.new("RGB", (300, 150)),), "\nQuestion: How many?")], max_new_tokens=1
+    )[0]
     width, height = completion.resized
     assert backend.resized(Image.new("RGB", (300, 150))) == (width, height)
     assert width * height <= 112 * 112
@@ -107,6 +109,26 @@ def test_max_pixels_of_the_recipe_limits_what_the_model_sees(untrained):
     small = open_backend(tiny(untrained, "max_pixels=4096"))
     width, height = small.resized(Image.new("RGB", (112, 112)))
     assert (width, height) == (64, 64)
+
+
+def test_a_prompt_may_hold_several_images(backend):
+    pictures = [make_scene(index, "validation").image for index in range(3)]
+    wide = Image.new("RGB", (300, 150))
+    asked = [Request(tuple(pictures), "How many?"), Request((pictures[0],), "How many?"), Request((wide, wide), "Red?")]
+    together = backend.generate(asked, max_new_tokens=8)
+    assert together == [backend.generate([request], max_new_tokens=8)[0] for request in asked]
+    assert [completion.resized for completion in together] == [(112, 112), (112, 112), backend.resized(wide)]
+    tokens = [backend.prompt_tokens(request) for request in asked[:2]]
+    assert tokens[0] - tokens[1] == 2 * (7 * 7 + 2)  # two more images of 7 x 7 tokens, between two marks each
+
+
+def test_the_second_image_of_a_prompt_is_looked_at(tuned):
+    first, second, third = (make_scene(index, "validation").image for index in range(3))
+    texts = [
+        tuned.generate([Request((first, other), "How many red circles are there?")], max_new_tokens=16)[0].text
+        for other in (second, third, Image.effect_noise((112, 112), 200).convert("RGB"))
+    ]
+    assert len(set(texts)) > 1
 
 
 def test_the_base_model_is_the_tuned_one_with_its_adapter_off(backend, tuned):

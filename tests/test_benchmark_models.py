@@ -99,7 +99,7 @@ def test_a_backend_opens_it_and_says_when_to_stop(folder):
     assert ends.pad_token_id == backend.processor.tokenizer.convert_tokens_to_ids("<|endoftext|>")
     assert backend.spec.family == backend.model.config.model_type
     assert {parameter.dtype for parameter in backend.model.parameters()} == {torch.float32}
-    (answer,) = backend.generate([Request(picture(0), "What is it?")], max_new_tokens=8)
+    (answer,) = backend.generate([Request((picture(0),), "What is it?")], max_new_tokens=8)
     assert answer.tokens >= 1
 
 
@@ -189,7 +189,7 @@ def test_a_model_of_a_published_shape_loads_and_answers(name, tmp_path, monkeypa
         last_logits(backend.model, encode(backend.processor, [picture(seed)]).to(torch.bfloat16)) for seed in (0, 1)
     ]
     assert differ(*logits)
-    (answer,) = backend.generate([Request(picture(0), "What is it?")], max_new_tokens=4)
+    (answer,) = backend.generate([Request((picture(0),), "What is it?")], max_new_tokens=4)
     assert answer.tokens >= 1
 
 

@@ -100,7 +100,7 @@ def test_merged_weights_are_the_base_with_the_adapter_on(merged, tuned):
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModelForImageTextToText.from_pretrained(folder)
     assert model.dtype == torch.float32
-    batch = tuned._encode([Request(scene(), tuned.spec.prompts.render("How many red circles are there?"))])
+    batch = tuned._encode([Request((scene(),), tuned.spec.prompts.render("How many red circles are there?"))])
     assert processor.chat_template == tuned.processor.chat_template
     with torch.no_grad():
         ours, theirs = model(**batch).logits, tuned.model(**batch).logits
@@ -169,7 +169,7 @@ def test_the_exported_folder_answers_in_chat(merged, tmp_path, monkeypatch, caps
     arguments = [tmp_path / "image.png", "-q", question, "--model", merged[0], "--json", "--no-preview"]
     assert run_cli(monkeypatch, "chat", *arguments) == 0
     said = json.loads(capsys.readouterr().out)["completion"]
-    expected = tuned.generate([Request(scene(), tuned.spec.prompts.render(question))], max_new_tokens=512)[0].text
+    expected = tuned.generate([Request((scene(),), tuned.spec.prompts.render(question))], max_new_tokens=512)[0].text
     assert said == expected
 
 
@@ -299,7 +299,7 @@ def test_the_cards_snippet_answers_as_the_run_does(form, request, tmp_path, monk
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(snippet.replace('"image.png"', repr(str(tmp_path / "image.png"))), {})
     question = tuned.spec.prompts.render("How many red circles are there?")
-    expected = tuned.generate([Request(Image.open(tmp_path / "image.png"), question)], max_new_tokens=24)[0]
+    expected = tuned.generate([Request((Image.open(tmp_path / "image.png"),), question)], max_new_tokens=24)[0]
     size = "Boxes are in pixels of the image at {} x {}.\n".format(*expected.resized)
     assert printed.getvalue() == f"{expected.text}\n{size}"
 
@@ -476,7 +476,7 @@ def test_what_was_published_is_asked_by_its_name(form, request, hub, tmp_path, m
     arguments = [tmp_path / "image.png", "-q", question, "--model", "ada/boxes", "--json", "--no-preview"]
     assert run_cli(monkeypatch, "chat", *arguments) == 0
     said = json.loads(capsys.readouterr().out)["completion"]
-    expected = tuned.generate([Request(scene(), tuned.spec.prompts.render(question))], max_new_tokens=128)[0].text
+    expected = tuned.generate([Request((scene(),), tuned.spec.prompts.render(question))], max_new_tokens=128)[0].text
     assert said == expected
     chosen = find_model("ada/boxes")
     assert find_spec(chosen.recipe, chosen.adapter) == tuned.spec  # not its family's

@@ -40,7 +40,7 @@ def recipe_for(folder, *settings):
 
 
 def encode(backend, image):
-    return backend._encode([Request(image, GRIT_PROMPT.render("Where is it?"))])
+    return backend._encode([Request((image,), GRIT_PROMPT.render("Where is it?"))])
 
 
 def linear_layers(model):
@@ -106,7 +106,7 @@ def test_in_4bit_the_targets_are_quantised_and_the_way_of_an_image_is_not(folder
     assert quantised == targets(backend, "language", "attention", "mlp")
     backend.attach_lora(recipe)
     with torch.no_grad():
-        assert backend.generate([Request(Image.new("RGB", (64, 64)), "What?")], max_new_tokens=2)[0].tokens >= 1
+        assert backend.generate([Request((Image.new("RGB", (64, 64)),), "What?")], max_new_tokens=2)[0].tokens >= 1
 
 
 # Tokens

@@ -46,7 +46,7 @@ def backend(request, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(backend):
-    return backend._encode([Request(Image.effect_noise((224, 224), 80).convert("RGB"), "\nHow many circles?")])
+    return backend._encode([Request((Image.effect_noise((224, 224), 80).convert("RGB"),), "\nHow many circles?")])
 
 
 @pytest.fixture(scope="module")

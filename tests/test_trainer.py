@@ -365,7 +365,7 @@ def test_a_family_that_is_not_known_is_asked_through_the_librarys_generate(untra
     monkeypatch.setattr(vlm, "FAMILIES", ())
     unknown = open_backend(small_recipe(untrained))
     assert unknown.vlm is None
-    requests = [Request(row.load_image(), known.spec.prompts.render(row.question)) for row in triplets(3)]
+    requests = [Request((row.load_image(),), known.spec.prompts.render(row.question)) for row in triplets(3)]
     expected = known.generate(requests, max_new_tokens=9)
     assert unknown.generate(requests, max_new_tokens=9) == expected
     assert "".join(unknown.stream(requests[0], max_new_tokens=9)) == expected[0].text

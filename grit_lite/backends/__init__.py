@@ -30,21 +30,33 @@ SPEC_FILE = "grit_lite.json"
 
 @dataclass(frozen=True)
 class Request:
-    """One image and the user text about it, as `PromptTemplate.render` wrote it."""
+    """The images of a prompt, in order, and the user text about them, as `PromptTemplate.render` wrote it.
 
-    image: Image.Image
+    Boxes are about the first image: `Generated.resized` is its size.
+
+    Attributes:
+        opening: what the completion is made to begin with, as if the model had written it; `Generated` is what follows.
+    """
+
+    images: tuple[Image.Image, ...]
     text: str
+    opening: str = ""
+
+    @property
+    def image(self) -> Image.Image:
+        """The first one."""
+        return self.images[0]
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One completion.
+    """One completion, or what follows its opening.
 
     Attributes:
         text: without special tokens.
         tokens: how many were generated, the end token included.
         finished: whether it ended by itself, rather than at the limit.
-        resized: (width, height) in pixels of the image as the model saw it.
+        resized: (width, height) in pixels of the first image as the model saw it.
     """
 
     text: str
@@ -104,7 +116,7 @@ class Backend(Protocol):
         ...
 
     def prompt_tokens(self, request: Request) -> int:
-        """How many tokens the request is, its image included."""
+        """How many tokens the request is, its images included."""
         ...
 
     def resized(self, image: Image.Image) -> Size:

@@ -8,11 +8,13 @@ import contextlib
 import logging
 from collections.abc import Generator, Iterator, Sequence
 from importlib.metadata import version
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
 from grit_lite.backends import Generated, Request, find_spec, model_location
 from grit_lite.boxes import Size
@@ -116,20 +118,34 @@ class LoadedModel(abc.ABC):
         use_adapter: bool = True,
         batch_size: int = 32,
     ) -> list[Generated]:
-        done: list[Generated] = []
+        done: dict[int, Generated] = {}
         sampling = self._sampling(max_new_tokens, temperature)
         with self._inference(), self._adapter(use_adapter):
-            for start in range(0, len(requests), batch_size):
-                part = requests[start : start + batch_size]
+            for places in self._batches(requests, batch_size):
+                part = [requests[place] for place in places]
                 batch = self._encode(part)
-                if self.engine is None:
-                    completions = self._sample(batch, sampling)
-                else:
-                    prompts = [EnginePrompt(ids, [one.image]) for ids, one in zip(_unpadded(batch), part, strict=True)]
-                    groups = self.engine.sample(prompts, sampling, use_adapter=use_adapter)
-                    completions = [completion.tokens for (completion,) in groups]
-                done += self._decode(completions, self._seen_sizes(batch, part))
-        return done
+                completions = self._complete(batch, part, sampling, use_adapter=use_adapter)
+                done |= zip(places, self._decode(completions, self._seen_sizes(batch, part)), strict=True)
+        return [done[place] for place in range(len(requests))]
+
+    def _batches(self, requests: Sequence[Request], size: int) -> Iterator[list[int]]:
+        """The places of the requests of each batch; what the engine samples is never in one with what it cannot."""
+        for by_engine in (True, False):
+            places = [place for place, one in enumerate(requests) if self._goes_to_engine(one) == by_engine]
+            yield from (places[start : start + size] for start in range(0, len(places), size))
+
+    def _goes_to_engine(self, request: Request) -> bool:
+        """Ours and Unsloth's are opened for prompts of one image."""
+        return self.engine is not None and len(request.images) == 1
+
+    def _complete(
+        self, batch: dict[str, torch.Tensor], part: Sequence[Request], sampling: Sampling, *, use_adapter: bool
+    ) -> list[list[int]]:
+        if not self._goes_to_engine(part[0]):
+            return self._sample(batch, part, sampling)
+        prompts = [EnginePrompt(ids, one.images) for ids, one in zip(_unpadded(batch), part, strict=True)]
+        groups = self.engine.sample(prompts, sampling, use_adapter=use_adapter)
+        return [completion.tokens for (completion,) in groups]
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
@@ -139,7 +155,7 @@ class LoadedModel(abc.ABC):
             yield self.generate([request], **limits)[0].text
             return
         pieces = _Pieces(self.processor.tokenizer, skip_special_tokens=True)
-        prompts = self._prompts(self.vlm, self._encode([request]))
+        prompts = self._prompts(self.vlm, self._encode([request]), [request])
         with self._inference(), self._adapter(use_adapter):  # until the reader has all of it, or leaves
             for _, tokens in decode(self.vlm, prompts, [0], self._sampling(max_new_tokens, temperature)):
                 pieces.put(torch.tensor(tokens))
@@ -152,7 +168,7 @@ class LoadedModel(abc.ABC):
 
     def resized(self, image: Image.Image) -> Size:
         batch = self.processor.image_processor(images=[image], return_tensors="pt")
-        return self._seen_sizes(batch, [Request(image, "")])[0]
+        return self._seen_sizes(batch, [Request((image,), "")])[0]
 
     def save_adapter(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -192,29 +208,48 @@ class LoadedModel(abc.ABC):
         return self.model.disable_adapter()
 
     def _encode(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
-        turns = [{"type": "image"}, {"type": "text"}]
         texts = [
             self.processor.apply_chat_template(
-                [{"role": "user", "content": [turns[0], {**turns[1], "text": request.text}]}],
+                [{"role": "user", "content": [*({"type": "image"} for _ in one.images), _text(one.text)]}],
                 add_generation_prompt=True,
                 tokenize=False,
             )
-            for request in requests
+            for one in requests
         ]
-        images = [[request.image] for request in requests]
+        images = [list(one.images) for one in requests]
         # The side is said each time, because a trainer may set another on the tokenizer.
         options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        return self.processor(images=images, text=texts, **options).to(self.device)
+        batch = self.processor(images=images, text=texts, **options)
+        if any(request.opening for request in requests):
+            self._put_behind(batch, [request.opening for request in requests])
+        return batch.to(self.device)
 
-    def _sample(self, batch: dict[str, torch.Tensor], sampling: Sampling) -> list[list[int]]:
+    def _put_behind(self, batch: Any, openings: Sequence[str]) -> None:
+        """Add the tokens of the openings to the prompts of a batch.
+
+        They are tokenised by themselves, because the tokens of a completion begin where its prompt ends, and without
+        special tokens: what a model wrote in plain letters stays plain letters.
+        """
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        tokens = [torch.tensor(ids, dtype=torch.long) for ids in self.processor.tokenizer(openings, **plain).input_ids]
+        added = {"input_ids": tokens, "attention_mask": map(torch.ones_like, tokens)}
+        added["mm_token_type_ids"] = map(torch.zeros_like, tokens)  # text
+        is_prompt, padding = batch["attention_mask"].bool(), {"input_ids": self.processor.tokenizer.pad_token_id}
+        for name in batch.keys() & added.keys():
+            rows = zip(batch[name], is_prompt, added[name], strict=True)
+            longer = [torch.cat([row[mask], more]) for row, mask, more in rows]
+            batch[name] = pad_sequence(longer, True, padding.get(name, 0), "left")
+
+    def _sample(self, batch: dict[str, torch.Tensor], part: Sequence[Request], sampling: Sampling) -> list[list[int]]:
         if self.vlm is not None:
-            return sample(self.vlm, self._prompts(self.vlm, batch), range(len(batch["input_ids"])), sampling)
+            return sample(self.vlm, self._prompts(self.vlm, batch, part), range(len(part)), sampling)
         tokens = self.model.generate(**batch, **sampling.for_generate())[:, batch["input_ids"].shape[1] :]
         return cut_at_end(tokens, sampling.end_tokens)
 
-    def _prompts(self, vlm: VisionLanguageModel, batch: dict[str, torch.Tensor]) -> list[Prompt]:
-        tokens = _unpadded(batch)
-        return vlm.prompts(tokens, [1] * len(tokens), batch)
+    def _prompts(
+        self, vlm: VisionLanguageModel, batch: dict[str, torch.Tensor], requests: Sequence[Request]
+    ) -> list[Prompt]:
+        return vlm.prompts(_unpadded(batch), [len(request.images) for request in requests], batch)
 
     def _sampling(self, max_new_tokens: int, temperature: float) -> Sampling:
         return Sampling(
@@ -245,7 +280,14 @@ class LoadedModel(abc.ABC):
         if "image_grid_thw" not in batch:  # InternVL cuts tiles; its boxes are in 0-1000 whatever the size
             return [request.image.size for request in requests]
         patch = self.processor.image_processor.patch_size
-        return [(width * patch, height * patch) for _, height, width in batch["image_grid_thw"].tolist()]
+        grids = batch["image_grid_thw"].tolist()  # of all images, one after the other
+        firsts = accumulate((len(request.images) for request in requests), initial=0)
+        seen = [grids[first] for first, _ in zip(firsts, requests, strict=False)]
+        return [(width * patch, height * patch) for _, height, width in seen]
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
 
 
 def _unpadded(batch: dict[str, torch.Tensor]) -> list[list[int]]:

@@ -53,7 +53,7 @@ def ask(
         UsageError: the question holds one of the model's own control tokens.
     """
     _refuse_control_tokens(backend, question)
-    request = Request(image, backend.spec.prompts.render(question))
+    request = Request((image,), backend.spec.prompts.render(question))
     started = time.monotonic()
     pieces = []
     stream = backend.stream(request, max_new_tokens=max_new_tokens, temperature=temperature, use_adapter=use_adapter)

@@ -130,7 +130,7 @@ def _rows(
     for start in range(0, len(triplets), batch_size):
         batch = triplets[start : start + batch_size]
         texts = [asking.backend.spec.prompts.render(triplet.question, style=style) for triplet in batch]
-        requests = [Request(triplet.load_image(), text) for triplet, text in zip(batch, texts, strict=True)]
+        requests = [Request((triplet.load_image(),), text) for triplet, text in zip(batch, texts, strict=True)]
         for triplet, completion in zip(batch, asking(requests, use_adapter=use_adapter), strict=True):
             yield _row(system, triplet, completion, asking.backend)
         if progress:

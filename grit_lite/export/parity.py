@@ -103,7 +103,7 @@ def answers(recipe: Recipe, adapter: Path | None, questions: int, *, adapter_on:
 
 
 def _replies(backend: Backend, triplets: Sequence[Triplet], recipe: Recipe, use_adapter: bool) -> list[Reply]:
-    requests = [Request(row.load_image(), backend.spec.prompts.render(row.question)) for row in triplets]
+    requests = [Request((row.load_image(),), backend.spec.prompts.render(row.question)) for row in triplets]
     generated = backend.generate(
         requests, max_new_tokens=recipe.max_completion_tokens, use_adapter=use_adapter, batch_size=8
     )

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -104,6 +104,23 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"it cannot be read ({error.strerror or error}); check its name and permissions") from error
+
+
+def content(source: Path | bytes | Image.Image) -> bytes:
+    """What tells one image from another: the bytes of its file, or the pixels of what was never a file.
+
+    Raises as `read_bytes`.
+    """
+    if isinstance(source, Image.Image):
+        return f"{source.mode} {source.size}".encode() + source.tobytes()
+    return source if isinstance(source, bytes) else read_bytes(source)
+
+
+def upright(source: Path | bytes | Image.Image, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """A fresh RGB image of a file, its bytes or a picture, turned upright. Raises as `inspect` and `read_bytes`."""
+    if isinstance(source, Image.Image):
+        return _to_rgb(ImageOps.exif_transpose(source))
+    return decode(content(source), max_image_pixels)
 
 
 def open_image(path: Path, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:

@@ -8,7 +8,7 @@ from PIL import Image
 from grit_lite.boxes import Box, Size
 from grit_lite.errors import DataError
 from grit_lite.tiny.questions import SceneQuestion
-from grit_lite.triplets.images import MAX_IMAGE_PIXELS, decode, read_bytes
+from grit_lite.triplets.images import MAX_IMAGE_PIXELS, upright
 
 COUNTING = frozenset({"tallyqa", "shapes_count"})  # datasets whose answer is a number of things in the image
 
@@ -39,12 +39,9 @@ class Triplet:
         Raises:
             DataError: the file is gone, or is no longer the image that was checked.
         """
-        if isinstance(self.image, Image.Image):
-            return self.image.convert("RGB")
         try:
             # A size that was accepted once, above the usual limit on request, is accepted again.
-            data = self.image if isinstance(self.image, bytes) else read_bytes(self.image)
-            image = decode(data, max(MAX_IMAGE_PIXELS, self.size[0] * self.size[1]))
+            image = upright(self.image, max(MAX_IMAGE_PIXELS, self.size[0] * self.size[1]))
         except DataError as error:
             raise DataError(f"The image of triplet {self.id} cannot be read: {error}.") from error
         if image.size != self.size:

@@ -86,7 +86,7 @@ def carriers(backend, recipe):
 
 def test_the_prompt_has_the_tokens_of_the_plain_backend(untrained):
     recipe = recipe_for(untrained)
-    requests = [Request(row.load_image(), "Where? " * words) for words, row in enumerate(triplets(3), start=1)]
+    requests = [Request((row.load_image(),), "Where? " * words) for words, row in enumerate(triplets(3), start=1)]
     plain, ours = (backend._encode(requests) for backend in (PlainBackend(recipe), UnslothBackend(recipe)))
     assert ours.keys() == plain.keys()
     assert all((ours[name] == plain[name]).all() for name in plain)
@@ -183,7 +183,7 @@ def test_a_resumed_run_goes_on_as_if_it_had_never_stopped(training, untrained, t
 
 def test_a_model_in_training_streams_what_it_generates_and_is_in_training_afterwards(training):
     training.backend.model.train()
-    request = Request(triplets(1)[0].load_image(), "How many?")
+    request = Request((triplets(1)[0].load_image(),), "How many?")
     answer = training.backend.generate([request], max_new_tokens=6)[0].text
     assert "".join(training.backend.stream(request, max_new_tokens=6)) == answer
     assert training.backend.model.training

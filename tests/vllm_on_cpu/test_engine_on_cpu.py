@@ -72,13 +72,13 @@ def triplets(count=4):
 
 def requests(backend, count=6):
     render = backend.spec.prompts.render
-    return [Request(row.load_image(), render(row.question, style="grounded")) for row in triplets(count)]
+    return [Request((row.load_image(),), render(row.question, style="grounded")) for row in triplets(count)]
 
 
 def engine_prompts(backend, some):
     batch = backend._encode(some)
     rows = zip(batch["input_ids"], batch["attention_mask"], strict=True)
-    return [EnginePrompt(ids[mask.bool()].tolist(), [one.image]) for (ids, mask), one in zip(rows, some, strict=True)]
+    return [EnginePrompt(ids[mask.bool()].tolist(), one.images) for (ids, mask), one in zip(rows, some, strict=True)]
 
 
 def sampled(backend, count=3, number=4, seed=0, use_adapter=True, **settings):
@@ -215,7 +215,7 @@ def test_an_image_that_the_engine_reads_in_other_tokens_is_refused(backend):
 
 
 def test_images_are_resized_as_the_recipe_limits_them(backend):
-    large = Request(Image.new("RGB", (300, 170), "red"), "How many?")
+    large = Request((Image.new("RGB", (300, 170), "red"),), "How many?")
     (prompt,) = engine_prompts(backend, [large])
     assert backend.engine.sample([prompt], Sampling(1))[0][0].tokens
 
@@ -242,7 +242,7 @@ def test_qwen2_5_vl_is_sampled_as_exactly(tmp_path):
     folder = save_random(tmp_path / "qwen2_5_vl", "qwen2_5_vl", "middle")  # a miniature's heads are too small for vLLM
     backend = opened(f"model={folder}")
     pictures = [picture(0, 112, 112), picture(1, 168, 84), picture(2, 56, 140)]
-    some = [Request(image, "How many? " * count) for count, image in enumerate(pictures, start=1)]
+    some = [Request((image,), "How many? " * count) for count, image in enumerate(pictures, start=1)]
     torch.manual_seed(0)
     assert gaps(backend, some, 1.0).max() < 10 * LOGP  # tokens are less likely by a factor of thousands
 
@@ -338,7 +338,7 @@ def test_the_engine_follows_the_adapter_from_step_to_step(training, backend, ada
 
 def test_what_vllm_remembers_of_a_prompt_goes_with_the_adapter(backend, adapter):
     restore(backend, adapter)
-    asked = [Request(picture(0, 112, 112), "How many of them are there? " * 40)]  # more than a block of its cache
+    asked = [Request((picture(0, 112, 112),), "How many of them are there? " * 40)]  # more than a block of its cache
     assert gaps(backend, asked, 1.0).max() < LOGP
     with torch.no_grad():
         for name, value in backend.model.named_parameters():
