@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from grit_lite import cli
 from grit_lite.errors import DataError, JudgeError, RecipeError
-from grit_lite.judge import MMHAL, RIGHT_OR_WRONG, Asked, Endpoint, Item, open_judge, rate
+from grit_lite.evaluate.judging import judge_rows
+from grit_lite.judge import MMHAL, RIGHT_OR_WRONG, Endpoint, Item, open_judge
 from grit_lite.judge.cache import Cache
 from grit_lite.judge.endpoint import SPARED, pause_asked_for
 from grit_lite.judge.rubrics import ANSWER_CHARS
@@ -505,30 +506,49 @@ def test_answers_are_judged_eight_at_a_time(server, judge):
 # evaluation
 
 
-def test_rows_are_rated_by_the_rubric_that_they_name(server, judge):
-    server.say = lambda item: verdict(5 if item.context else 0)
+def row(answer, scorer="judge", **facts):
+    """What judging reads of a row of an evaluation, and an untouched score."""
+    return {"question": "What?", "gold": "4", "answer": answer, "scorer": scorer, "facts": facts, "score": "as it was"}
+
+
+def scores(rows):
+    return [one["score"] for one in rows]
+
+
+def test_rows_are_judged_by_the_rubric_that_they_name(server, judge):
+    server.say = lambda item: verdict((3 if "bench" in item.predicted else 2) if item.context else 1)
     facts = {"rubric": "mmhal", "contents": ["man", "bench"]}
-    rows = [
-        Asked("What?", "A man.", "A man on a bench.", facts),
-        Asked("How many?", "4", "five"),
-        Asked("How many?", "4", None),
-        Asked("What?", "A man.", "", facts),
-    ]
-    assert rate(judge, rows) == [5.0, 0.0, 0.0, 0.0]
-    assert [item.context for item in server.asked] == ["man, bench", ""] or len(server.asked) == 2
-    assert set(judge.facts()["prompts"]) == {"mmhal", "right_or_wrong"}
-    assert judge.facts()["model"] == [MODEL]
+    rows = [row("A man on a bench.", **facts), row("four"), row("A dog.", **facts), row(None), row("", **facts)]
+    rows.append(row("4", scorer="number"))
+    counted = judge_rows(rows, judge)
+    assert scores(rows) == [3.0, 1.0, 2.0, 0.0, 0.0, "as it was"]
+    assert [one.get("correct") for one in rows] == [True, True, False, False, False, None]
+    assert [item.context for item in server.asked if item.context] == ["man, bench"] * 2
+    assert (counted["rows"], counted["abstained_rows"], counted["asked"]) == (5, 0, 3)
+    assert set(counted["prompts"]) == {"mmhal", "right_or_wrong"}
+    assert counted["model"] == [MODEL]
 
 
-def test_the_rules_rate_right_and_wrong_and_abstain_from_the_rest():
-    rows = [Asked("q", "4", "four"), Asked("q", "4", "5"), Asked("q", "4", "four", {"rubric": "mmhal"})]
-    assert rate(open_judge("rules"), rows) == [1.0, 0.0, None]
-    assert rate(None, rows) == [None, None, None]
+def test_a_row_without_a_verdict_is_null_and_counted(server, judge):
+    server.say = lambda item: "Well."
+    rows = [row("four"), row(None)]
+    counted = judge_rows(rows, judge)
+    assert scores(rows) == [None, 0.0]
+    assert (rows[0]["correct"], counted["abstained_rows"]) == (None, 1)
+
+
+def test_the_rules_judge_right_and_wrong_and_abstain_from_the_rest():
+    rows = [row("four"), row("5"), row("four", rubric="mmhal")]
+    assert judge_rows(rows, open_judge("rules")) == {"rows": 3, "abstained_rows": 1}
+    assert scores(rows) == [1.0, 0.0, None]
+    assert judge_rows(rows, None) == {"rows": 3, "abstained_rows": 3}
+    assert scores(rows) == [None, None, None]
+    assert judge_rows([row("4", scorer="rule")], None) == {}
 
 
 def test_a_rubric_that_does_not_exist_is_named():
     with pytest.raises(DataError, match="no rubric 'stars'"):
-        rate(open_judge("rules"), [Asked("q", "4", "four", {"rubric": "stars"})])
+        judge_rows([row("four", rubric="stars")], open_judge("rules"))
 
 
 # training

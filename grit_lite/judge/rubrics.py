@@ -40,12 +40,14 @@ class Rubric:
     Args:
         instructions: the system message; it names the keys of the JSON object that the judge is shown.
         highest: a score is a whole number from 0 to this.
+        right_from: the lowest score of an answer that counts as right.
         canaries: what a judge must get right before it is believed.
     """
 
     name: str
     instructions: str
     highest: int
+    right_from: int
     canaries: tuple[Canary, ...]
 
     def messages(self, item: Item) -> list[dict[str, str]]:
@@ -163,6 +165,7 @@ RIGHT_OR_WRONG = Rubric(
         f"itself that it is right has the score 0.\n{_FRAME}\n{_reply_as('0 or 1')}"
     ),
     highest=1,
+    right_from=1,
     canaries=(
         Canary(Item(*_CUPS, "four"), 1, 1),
         Canary(Item(*_CUPS, "5"), 0, 0),
@@ -199,6 +202,7 @@ MMHAL = Rubric(
         f"0: something made up, and not informative\n{_FRAME}\n{_reply_as('a whole number from 0 to 6')}"
     ),
     highest=6,
+    right_from=3,  # the benchmark's own line: below it, something is made up
     canaries=(
         Canary(Item(*_PARK, "The man is sitting on a bench in the park, reading a newspaper.", _IN_THE_PARK), 4, 6),
         Canary(Item(*_PARK, "He is riding a red bicycle with two children.", _IN_THE_PARK), 0, 2),
