@@ -88,7 +88,13 @@ class Recipe(BaseModel):
     rewards: str | dict[str, float] = Field(
         default="grit-lite", description="a preset, or terms and plug-ins by weight"
     )
-    judge: str = Field(default="none", min_length=1, description="none; rules: the rules of grit-lite decide")
+    judge: str = Field(
+        default="none",
+        min_length=1,
+        description="none; rules: those of grit-lite decide; else a model's name at OPENAI_BASE_URL",
+    )
+    judge_budget: int | None = Field(default=None, gt=0, description="requests to the judge, of one start")
+    judge_seconds: float = Field(default=60.0, gt=0, description="for the verdict on one answer, with every retry")
     loss: Literal["grit", "dr_grpo", "dapo", "gspo"] = "grit"
     beta: float = Field(default=0.01, ge=0, description="weight of the KL term against the model without its adapter")
     learning_rate: float = Field(default=1e-5, gt=0)

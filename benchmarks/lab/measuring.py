@@ -23,7 +23,7 @@ from grit_lite.tiny.world import Split
 from grit_lite.triplets import from_scene_question
 
 PLAIN: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 75, "existence": 75}
-HARDER: dict[Kind, int] = {"relation": 100, "count": 100}
+HARDER: dict[Kind, int] = {"relation": 50, "count": 50}
 HARDER_SPLITS = ("more", "smaller", "new_pairs")
 EXAMINED = 150  # relation questions that are asked again with their boxes changed
 BATCH = 128  # questions at a time: half the CPU time of 16
