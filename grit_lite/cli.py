@@ -132,8 +132,9 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
+    """Refuse data, a model, a reward, a judge or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import find_spec, import_libraries, model_location
+    from grit_lite.judge import open_judge
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
     from grit_lite.triplets import require_fetched
@@ -141,7 +142,7 @@ def _check_names(recipe: Recipe) -> None:
     recipe.of_one(processes.count())
     require_fetched(recipe.data)
     model_location(recipe.model)
-    build_scorer(recipe.rewards)
+    build_scorer(recipe.rewards, open_judge(recipe.judge))
     number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
     find_spec(recipe)  # not before Unsloth, which chooses how the hub's client downloads
@@ -277,6 +278,7 @@ def _print_export(result: dict[str, Any]) -> None:
 def rewards(
     file: Annotated[Path, typer.Argument(help="Completions, a JSON object a line; a run's samples.jsonl will do.")],
     preset: Annotated[str, typer.Option(help="grit-lite, grit-paper or grit-code.")] = "grit-lite",
+    judge: Annotated[str, typer.Option(help="none, or rules: the rules of grit-lite decide.")] = "none",
     as_json: Json = False,
 ) -> None:
     """Score completions offline, and show what every preset pays to attacks.
@@ -284,8 +286,9 @@ def rewards(
     Example: [bold]grit-lite rewards runs/tiny-20260102-030405/samples.jsonl --preset grit-paper[/bold]
     """
     from grit_lite.attacks import attack_table, score_file
+    from grit_lite.judge import open_judge
 
-    scored, attacks = score_file(file, preset), attack_table()
+    scored, attacks = score_file(file, preset, open_judge(judge)), attack_table()
     if as_json:
         print(json.dumps({**asdict(scored), "attacks": [asdict(row) for row in attacks]}, ensure_ascii=False))
         return

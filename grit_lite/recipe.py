@@ -88,6 +88,7 @@ class Recipe(BaseModel):
     rewards: str | dict[str, float] = Field(
         default="grit-lite", description="a preset, or terms and plug-ins by weight"
     )
+    judge: str = Field(default="none", min_length=1, description="none; rules: the rules of grit-lite decide")
     loss: Literal["grit", "dr_grpo", "dapo", "gspo"] = "grit"
     beta: float = Field(default=0.01, ge=0, description="weight of the KL term against the model without its adapter")
     learning_rate: float = Field(default=1e-5, gt=0)

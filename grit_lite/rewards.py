@@ -19,11 +19,11 @@ from typing import Any
 from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
 from grit_lite.errors import Diverged, GritLiteError, RecipeError
+from grit_lite.judge import Judge
 from grit_lite.recipe import nearest, resolve
 from grit_lite.scorers import is_right, number
 from grit_lite.triplets import COUNTING, Triplet
 
-Judge = Callable[[str, str, str], str]  # (question, gold, predicted) -> the judge's reply
 Plugin = Callable[[GroundedAnswer, Triplet], float]
 Numbers = tuple[float, float, float, float]
 
@@ -123,14 +123,21 @@ def _plain_words(text: str) -> list[str]:
     return re.sub(r"[^a-zA-Z0-9\s]", " ", text).lower().split()
 
 
-def _ask(sample: Sample, predicted: str, read: Callable[[str], float | None]) -> float | None:
-    """What `read` makes of the judge's reply, asking up to three times while it makes nothing of it."""
+def _ask(
+    sample: Sample, predicted: str, read: Callable[[str], float | None], unreadable: float | None = None
+) -> float | None:
+    """What `read` makes of the judge's reply, asking up to three times while it makes nothing of it.
+
+    None if the judge abstains, `unreadable` after three replies that cannot be read.
+    """
     assert sample.judge is not None
     for _ in range(JUDGE_CALLS):
-        verdict = read(sample.judge(sample.question, sample.gold, predicted))
-        if verdict is not None:
-            return verdict
-    return None
+        reply = sample.judge(sample.question, sample.gold, predicted)
+        if reply is None:
+            return None
+        if (given := read(reply)) is not None:
+            return given
+    return unreadable
 
 
 def loose_score(reply: str) -> float | None:
@@ -225,14 +232,14 @@ def paper_answer_bleu(sample: Sample) -> float:
 
 def code_answer_judge(sample: Sample) -> float | None:
     """𝟙[judge's number > 0]; 0.0 for OVDEval rows, without `<answer>`, and after three unreadable replies
-    (`gpt_score_reward`; the trainer makes the number binary)."""
+    (`gpt_score_reward`; the trainer makes the number binary). None if the judge abstains."""
     predicted = _after_answer_tag(sample)
     if sample.judge is None:
         return None
     if predicted is None or "ovd" in sample.dataset:
         return 0.0
-    number_read = _ask(sample, predicted.partition("</answer>")[0].strip(), loose_score)
-    return float((number_read or 0.0) > 0)
+    number_read = _ask(sample, predicted.partition("</answer>")[0].strip(), loose_score, unreadable=0.0)
+    return None if number_read is None else float(number_read > 0)
 
 
 def code_answer_bleu(sample: Sample) -> float:
@@ -401,8 +408,8 @@ def score(
 
     Args:
         answer: the gold answer.
-        judge: (question, gold, predicted) -> the judge's raw reply, called up to three times. Without one, a term that
-            needs a judge is None, and so is the total.
+        judge: (question, gold, predicted) -> the judge's raw reply, called up to three times, or None where it
+            abstains. Without one, a term that needs a judge is None, and so is the total.
         image_size: (width, height) in the unit the completion writes: resized pixels, or (1000, 1000).
 
     Raises:
@@ -509,8 +516,9 @@ def build_scorer(rewards: str | Mapping[str, float], judge: Judge | None = None)
     judged = [name for name, term in found.items() if isinstance(term, Term) and term.needs_judge]
     if judged and judge is None:
         raise RecipeError(
-            f"rewards: {rewards!r} has the term {judged[0]}, which needs a judge, and none is configured. "
-            f"Use {DEFAULT_PRESET}, which needs none, or name the other terms with their weights."
+            f"rewards: {rewards!r} has the term {judged[0]}, which needs a judge, and none is configured. Name one: "
+            f"judge=rules (--set judge=rules; --judge rules of `grit-lite rewards`), in whose place the rules of "
+            f"grit-lite decide. Or use the preset {DEFAULT_PRESET}, which needs no judge."
         )
     return Scorer(found, weights, judge)
 

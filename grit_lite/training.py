@@ -14,6 +14,7 @@ from grit_lite.backends import Backend, can_stage, import_libraries, open_backen
 from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import evaluate, shapes
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
+from grit_lite.judge import open_judge
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
 from grit_lite.rewards import build_scorer
@@ -186,7 +187,7 @@ def optimise(
             run.changed(f"step {metrics['step']}: alarm: {advice}")
             screen.note(advice)
 
-    scorer = build_scorer(run.recipe.rewards)
+    scorer = build_scorer(run.recipe.rewards, open_judge(run.recipe.judge))
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
     if run.recipe.vllm == "auto" and run.recipe.vllm_server is None and backend.engine_obstacle:
