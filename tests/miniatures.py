@@ -1,7 +1,7 @@
 """Every benchmark in miniature: rows of our own making in exactly the schema and under the file names of the hub.
 
-`MINIATURES[name]` writes a few rows into a folder, as a copy of the hub's dataset has them, and gives what each question
-has to become. Pictures are told apart by their colour.
+`MINIATURES[name]` writes a few rows into a folder, as a copy of the hub's dataset has them, and gives what each
+question has to be. Pictures are told apart by their colour.
 """
 
 import base64
@@ -387,13 +387,11 @@ def mathvista(folder: Path) -> list[Expected]:
         "metadata": whole,
     }
     row |= {"decoded_image": picture(RED), "choices": None, "precision": 1.0, "query": "Hint: … Question: How high?"}
+    row["metadata"] = whole
+    other = {"pid": "2", "question_type": "multi_choice", "answer_type": "text", "precision": None, "answer": "No"}
     rows = [
         {**row, "question_type": "free_form", "answer_type": "float"},
-        {
-            **row,
-            **{"pid": "2", "question_type": "multi_choice", "answer_type": "text", "precision": None},
-            **{"choices": ["Yes", "No"], "answer": "No", "query": "Hint: … Choices:\n(A) Yes\n(B) No"},
-        },
+        {**row, **other, "choices": ["Yes", "No"], "query": "Hint: … Choices:\n(A) Yes\n(B) No"},
     ]
     parquet(folder / "data/testmini-00000-of-00001-725687bf7a18d64b.parquet", features, rows)
     facts = {"question_type": "free_form", "answer_type": "float", "precision": 1.0, "unit": None, "choices": []}

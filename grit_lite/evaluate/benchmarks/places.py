@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import httpx
+
 from grit_lite.errors import DataError
 from grit_lite.triplets.hub import first_line, label_names
 from grit_lite.triplets.images import MAX_FILE_BYTES
@@ -87,18 +89,24 @@ def fetched(repository: Repository, patterns: Sequence[str]) -> Place:
             "Please report it; a copy of it can be given with --source."
         ) from error
     except errors.HfHubHTTPError as error:
+        if error.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            raise _unreachable(repository, error) from error
         raise DataError(
             f"The hub has no dataset {repository.name}, or does not open it to you ({first_line(error)}). If it is "
             f"gated, accept its conditions at https://huggingface.co/datasets/{repository.name} and log in: hf auth "
             "login, or a valid token in HF_TOKEN. A copy of it can be given with --source."
         ) from error
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"The dataset {repository.name} is not on this machine, and the hub cannot be reached "
-            f"({first_line(error)}). {repository.how_to_get()}"
-        ) from error
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise _unreachable(repository, error) from error
     path = Path(folder)
     return Place(path, path.parent.parent, path.name)
+
+
+def _unreachable(repository: Repository, error: Exception) -> DataError:
+    return DataError(
+        f"The dataset {repository.name} is not on this machine, and the hub cannot be reached ({first_line(error)}). "
+        f"{repository.how_to_get()}"
+    )
 
 
 # tables
