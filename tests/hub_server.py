@@ -42,7 +42,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, code = self.server.refuse_reading
             return self.answer(status, {"error": "no"}, {"X-Error-Code": code})
         if "/resolve/" in path:
-            return self.send_file(unquote(path.partition("/resolve/")[2].partition("/")[2]))
+            revision, _, name = path.partition("/resolve/")[2].partition("/")
+            return self.send_file(unquote(name), COMMIT if revision == "main" else revision)
         if "/tree/" in path:
             return self.answer(200, [{"type": "file", "path": n, "size": len(c)} | _OID for n, c in self.files()])
         if path.startswith(("/api/models/", "/api/datasets/")) and self.server.files:
@@ -60,12 +61,12 @@ class _Handler(BaseHTTPRequestHandler):
     def files(self) -> list[tuple[str, bytes]]:
         return list(self.server.files.items())
 
-    def send_file(self, name: str) -> None:
+    def send_file(self, name: str, commit: str) -> None:
         if name not in self.server.files:
             return self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
         content = self.server.files[name]
         etag = hashlib.sha256(content).hexdigest()
-        return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite.boxes import Box, Numbers
@@ -335,8 +336,17 @@ def digest(questions: Iterable[Question]) -> str:
 
 
 def fill(template: Fill, row: Row) -> str:
-    """The text that a template or a function makes of a row."""
-    return str(template(row)) if callable(template) else template.format_map(row)
+    """The text that a template or a function makes of a row.
+
+    Raises:
+        DataError: a column of the template is empty.
+    """
+    if callable(template):
+        return str(template(row))
+    for _, column, _, _ in Formatter().parse(template):
+        if column and not ("" if row[column] is None else str(row[column])).strip():
+            raise DataError(f"its {column} is empty")
+    return template.format_map(row)
 
 
 def xyxy(column: str) -> Callable[[Row], Iterable[Numbers]]:
