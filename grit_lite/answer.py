@@ -156,6 +156,7 @@ _BOX = re.compile(
     rf"\[\s*+{_FOUR}\s*+\]|\(\s*+{_FOUR}\s*+\)"  # in brackets
     rf"|{_KEY}{_FOUR}(?!\w|\.[0-9]|\s*+,\s*+[+-]?[0-9])"  # bare under the key, and not the head of a longer list
 )
+_EACH_NUMBER = re.compile(_NUMBER)
 _QUOTED_LABEL = rf"[\"']label[\"']\s*+:\s*+[\"']([^\"'\n]{{1,{LABEL_CHARS}}}+)[\"']"
 _LABEL_AFTER = re.compile(rf"[\"']?\s*+,\s*+{_QUOTED_LABEL}")
 _LABEL_BEFORE = re.compile(
@@ -190,6 +191,12 @@ def _label(text: str, found: re.Match[str]) -> str | None:
         return after[1].strip()
     before = _LABEL_BEFORE.search(text[max(0, found.start() - _LOOK_BACK) : found.start()])
     return (before[1] or before[2]).strip() if before else None
+
+
+def number_spans(text: str, box: WrittenBox) -> list[tuple[int, int]]:
+    """Where the four numbers of a box stand in the text that it was read from, as (start, end)."""
+    found = [number.span() for number in _EACH_NUMBER.finditer(text, box.start, box.end)]
+    return found[-4:]  # its key may hold digits before them
 
 
 # Escape sequences of a terminal, in their 7-bit (ESC …) and 8-bit (C1) forms: strings (OSC, DCS, SOS, PM, APC) up to

@@ -77,6 +77,25 @@ def paired_difference(
     return Difference(float(gaps.mean()), low, high, len(gaps))
 
 
+def ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> Cell:
+    """The mean of `a` over the mean of `b` on the same rows, with a bootstrap interval over clusters of rows.
+
+    Where the interval of the mean of `b` reaches zero there is nothing to divide by: value and interval are None.
+    """
+    below = paired_difference(b, [0.0] * len(b), clusters, confidence, seed)
+    if below.low is None or below.low <= 0:
+        return Cell(None, None, None, len(b))
+    (sums, _), (parts, _) = (_by_cluster(np.asarray(values, dtype=float), clusters) for values in (a, b))
+    low, high = _bootstrap_ratio(sums, parts, confidence, seed)
+    return Cell(float(sum(a) / sum(b)), low, high, len(b))
+
+
 def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
     """The exact two-sided p of McNemar's test: does `a` alone have rows right as often as `b` alone?"""
     only_a = sum(right and not other for right, other in zip(a, b, strict=True))
@@ -103,7 +122,8 @@ def _bootstrap_ratio(
         return None, None
     interval = stats.bootstrap(
         (sums, counts),
-        lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),
+        # A draw with nothing to divide by, which only `ratio` can meet, counts as far out.
+        lambda s, c, axis: s.sum(axis=axis) / np.maximum(c.sum(axis=axis), 1e-9),
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
