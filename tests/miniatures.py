@@ -425,7 +425,7 @@ def mmhal(folder: Path) -> list[Expected]:
 
 
 @miniature(
-    *("refcoco-val", "refcoco-testa", "refcoco-testb", "refcoco+-val", "refcoco+-testa", "refcoco+-testb"),
+    *("refcoco-val", "refcoco-testa", "refcoco-testb", "refcoco-plus-val", "refcoco-plus-testa", "refcoco-plus-testb"),
     *("refcocog-val", "refcocog-test"),
 )
 def refcoco(folder: Path, name: str) -> list[Expected]:

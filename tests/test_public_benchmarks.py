@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from grit_lite.cli import app
 from grit_lite.errors import DataError, RecipeError, UsageError
 from grit_lite.evaluate.benchmarks import SHAPE_KINDS, find, listing, names, shapes
+from grit_lite.triplets import fetch
+from grit_lite.triplets.grit import Sources
 from tests.hub_server import COMMIT, running
 from tests.miniatures import (
     BLUE,
@@ -335,6 +337,25 @@ def test_a_hub_that_refuses_is_one_message_with_what_to_do(refusal, said, hub):
         find("mmstar").load()
     assert "--source" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_images_that_a_dataset_leaves_with_their_host_are_fetched_once(hub, tmp_path, monkeypatch, capsys):
+    expected = publish(hub, "vsr", tmp_path / "published")
+    hub.files["val2017/000000017697.jpg"] = hub.files.pop("images/000000017697.jpg")
+    coco = f"{hub.address}/coco/resolve/any"
+    monkeypatch.setattr(fetch, "SOURCES", Sources(coco=coco, trusted=frozenset({hub.address})))
+    monkeypatch.setenv("GRIT_LITE_DATA", str(tmp_path / "data"))
+    for question, wanted in zip(find("vsr").questions(), expected, strict=True):
+        check(question, wanted, find("vsr"))
+    assert f"Images are fetched into {tmp_path / 'data' / 'vsr'}, once." in capsys.readouterr().err
+    del hub.files["val2017/000000017697.jpg"]
+    assert len(find("vsr").questions()) == 2
+    (tmp_path / "data/vsr/000000017697.jpg").unlink()
+    with pytest.raises(DataError, match=r"vsr: row 0 cannot be used: .*train2017/000000017697.jpg: HTTP 404"):
+        find("vsr").questions()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"000000017697.jpg' has not been fetched, and HF_HUB_OFFLINE is set"):
+        find("vsr").questions()
 
 
 # what can be wrong with a copy

@@ -7,7 +7,7 @@ stored images are read, and only their headers are looked at. Whoever asks the q
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from grit_lite.boxes import Box, Numbers
 from grit_lite.errors import DataError
 from grit_lite.evaluate.benchmarks.places import (
+    LOCAL,
     ImageFiles,
     Place,
     Repository,
+    WebImages,
     copy_at,
     fetched,
     from_base64,
@@ -91,6 +93,7 @@ class Benchmark:
         keep: whether a row belongs to the benchmark at all.
         image: the columns of the images, in order; or, with `image_file`, none.
         image_file: the name of the image's file, relative to `images_in`, a folder or zip file of the dataset.
+        image_address: where an image's file may be asked for, if the dataset itself leaves it with others.
         image_text: the columns hold base64.
         beside: columns that are in a JSON file beside the image's.
         boxes: the boxes of a row, [x1, y1, x2, y2] in pixels of its first image as stored; see `xyxy` and `xywh`.
@@ -117,6 +120,7 @@ class Benchmark:
     image: tuple[str, ...] = ("image",)
     image_file: Fill = ""
     images_in: str = ""
+    image_address: Callable[[Row], Sequence[str]] | None = None
     image_text: bool = False
     beside: tuple[str, ...] = ()
     join: Join | None = None
@@ -161,8 +165,8 @@ class Benchmark:
         spots = [spot for name, table in tables.items() for spot in self._spots(name, table)]
         if not spots:
             raise DataError(f"{self.name} has no questions in {place.path}. Fetch it again.")
-        images = self._images(place)
-        questions = [self._question(spot, tables[spot.configuration], images) for spot in draw(spots, limit)]
+        with closing(self._images(place)) as images:
+            questions = [self._question(spot, tables[spot.configuration], images) for spot in draw(spots, limit)]
         return Loaded(questions, place.revision, len(spots), digest(questions))
 
     def locate(self, source: str | Path | None) -> Place:
@@ -248,6 +252,7 @@ class _Images:
 
     def __init__(self, benchmark: Benchmark, files: ImageFiles, joined: "Dataset | None") -> None:
         self.benchmark, self.files, self.joined = benchmark, files, joined
+        self.web = WebImages(benchmark.name)
         self._once: dict[bytes, bytes] = {}
         self._places = {}
         if joined is not None and benchmark.join:
@@ -261,13 +266,22 @@ class _Images:
             DataError: there is none, or one cannot be had.
         """
         if self.benchmark.image_file:
-            return [self.files.find(fill(self.benchmark.image_file, row))]
+            return [self._file(row)]
         holder = self._joined(row) if self.benchmark.join else row
         values = [holder.get(name) for name in (*self.benchmark.image, *self.benchmark.optional)]
         flat = [one for value in values for one in (value if isinstance(value, list) else [value])]
         if not (found := [self._bytes(stored(value)) for value in flat if value is not None]):
             raise DataError("it has no image")
         return found
+
+    def _file(self, row: Row) -> Path | bytes:
+        name = fill(self.benchmark.image_file, row)
+        if self.benchmark.image_address and self.files.place.revision != LOCAL:
+            return self.web.find(name, self.benchmark.image_address(row))
+        return self.files.find(name)
+
+    def close(self) -> None:
+        self.web.close()
 
     def beside(self, row: Row) -> dict[str, Any]:
         if not self.benchmark.beside:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from grit_lite.boxes import Numbers
 from grit_lite.errors import DataError
 from grit_lite.evaluate.benchmarks.benchmark import Benchmark, Row, xyxy
-from grit_lite.evaluate.benchmarks.places import Place, copy_at
+from grit_lite.evaluate.benchmarks.places import LOCAL, Place, copy_at
 from grit_lite.triplets.grit import REPOSITORY, SPLITS, grit_folder, image_folder
 from grit_lite.triplets.rows import BadRow, RawRow, check_row, read_jsonl
 
@@ -36,7 +36,7 @@ class GritFile(Benchmark):
             DataError: the file is not there. The message says how to get it.
         """
         folder = grit_folder()
-        place = copy_at(source) if source is not None else Place(folder, folder, "local")
+        place = copy_at(source) if source is not None else Place(folder, folder, LOCAL)
         if not (place.folder / self.table).is_file():
             raise DataError(f"{self.name}: there is no {self.table} in {place.folder}. {self._how_to_get()}")
         return place
@@ -102,7 +102,7 @@ def _set(name: str, file: str, rows: int, scorer: str = "rule", **others: Any) -
             "boxes": xyxy("bboxs"),
             "part": "{dataset}",
             "scorer": scorer,
-            "licence": "not stated; that of each source for its images",
+            "licence": "not stated; images: their sources",
             "schema": "the rows that GRIT's released scripts read, and public loaders of them",
             "verified": True,
             **others,

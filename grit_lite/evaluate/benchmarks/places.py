@@ -7,6 +7,7 @@ under the same names, are a copy. Nothing is decoded here.
 import base64
 import binascii
 import json
+import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
-from grit_lite.errors import DataError
+from grit_lite.errors import DataError, NotFetched
+from grit_lite.triplets import fetch
+from grit_lite.triplets.download import Web
 from grit_lite.triplets.hub import first_line, label_names
-from grit_lite.triplets.images import MAX_FILE_BYTES
+from grit_lite.triplets.images import MAX_FILE_BYTES, measure
+from grit_lite.triplets.manifest import Manifest, data_folder
 from grit_lite.triplets.rows import image_inside, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+LOCAL = "local"  # the revision of a copy of one's own
 _BUILDERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
@@ -47,7 +52,7 @@ class Place:
 
     Attributes:
         root: no image leads out of here; in the hub's cache files are links into another folder of the same dataset.
-        revision: the hub's commit, or "local".
+        revision: the hub's commit, or `LOCAL`.
     """
 
     path: Path
@@ -68,7 +73,7 @@ def copy_at(source: str | Path) -> Place:
     path = Path(source)
     if not path.exists():
         raise DataError(f"There is nothing at {source} (--source). Give the folder or file of a copy of the benchmark.")
-    return Place(path, path.parent if path.is_file() else path, "local")
+    return Place(path, path.parent if path.is_file() else path, LOCAL)
 
 
 def fetched(repository: Repository, patterns: Sequence[str]) -> Place:
@@ -248,3 +253,44 @@ class ImageFiles:
         if not isinstance(values, dict):
             raise DataError(f"the annotation of image {shorten(name)} is not an object")
         return values
+
+
+class WebImages:
+    """Image files that a dataset leaves with public hosts: each is fetched once, into a folder of fetched data."""
+
+    def __init__(self, name: str) -> None:
+        self.manifest = Manifest(data_folder() / name)
+        self.web: Web | None = None
+
+    def find(self, name: str, addresses: Sequence[str]) -> Path:
+        """The file of an image, fetched from the first of the addresses that has it.
+
+        Raises:
+            DataError: none has it, or no host can be asked.
+        """
+        path = image_inside(name, self.manifest.folder)
+        if not self.manifest.holds(name):
+            self._fetch(name, addresses)
+        return path
+
+    def _fetch(self, name: str, addresses: Sequence[str]) -> None:
+        from huggingface_hub import constants
+
+        if constants.is_offline_mode():
+            raise DataError(f"image {shorten(name)} has not been fetched, and HF_HUB_OFFLINE is set; unset it")
+        try:
+            data, address = self._asking().fetch(addresses, fetch.MAX_IMAGE_BYTES)
+            measure(data)
+            self.manifest.add(name, data, address)
+        except NotFetched as error:
+            raise DataError(f"{error}; what was fetched is kept, and the same command goes on") from error
+
+    def _asking(self) -> Web:
+        if self.web is None:
+            print(f"Images are fetched into {self.manifest.folder}, once.", file=sys.stderr)
+            self.web = Web(fetch.SOURCES.trusted)
+        return self.web
+
+    def close(self) -> None:
+        if self.web is not None:
+            self.web.__exit__()

@@ -7,6 +7,7 @@ benchmark's authors, or the tools that report it, give. None of the data comes w
 from typing import Any
 
 from grit_lite.evaluate.benchmarks.benchmark import Benchmark, Join, Row, xywh
+from grit_lite.triplets import fetch
 
 LETTER = "Answer with the option's letter from the given choices directly."
 PHRASE = "{question}\nAnswer the question using a single word or phrase."
@@ -49,7 +50,7 @@ def _pope(split: str) -> Benchmark:
         cluster="{image_source}",
         scorer="yes_no",
         aggregates=("pope",),
-        licence="MIT (questions); COCO's for images",
+        licence="not stated; images: COCO",
         schema="the card of a derivative with the same columns; lmms-eval's pope task, which reads this dataset",
         verified=True,
     )
@@ -70,7 +71,7 @@ MME = Benchmark(
     facts=lambda row: {"pair": f"{row['category']}/{row['question_id']}"},
     scorer="yes_no",
     aggregates=("mme",),
-    licence="not stated on the card; for research",
+    licence="not stated",
     schema="the dataset's card; that question_id is shared by the two questions of an image: lmms-eval's mme task",
     verified=True,
 )
@@ -86,10 +87,11 @@ VSR = Benchmark(
     image=(),
     image_file="{image}",
     images_in="images",
+    image_address=lambda row: fetch.SOURCES.addresses("vsr", row["image"]),
     prompt='Is this statement about the image true? "{caption}" Please answer yes or no.',
     gold=lambda row: "yes" if row["label"] in (1, "1") else "no",
     scorer="yes_no",
-    licence="CC-BY-4.0 (captions); COCO's for images",
+    licence="CC-BY-4.0; images: COCO",
     schema="the rows of the same file in the authors' repository; images are files of COCO 2017",
     verified=True,
 )
@@ -108,7 +110,7 @@ TALLYQA = Benchmark(
     gold="{answer}",
     part=lambda row: "simple" if row["is_simple"] else "complex",
     scorer="number",
-    licence="not stated; COCO's and Visual Genome's for images",
+    licence="not stated; images: COCO, VG",
     schema="public code that reads this dataset: a list of question, answer and is_simple in the column qa",
     verified=True,
 )
@@ -123,7 +125,7 @@ COUNTBENCH = Benchmark(
     prompt=COUNT,
     gold="{number}",
     scorer="number",
-    licence="not stated; images of LAION-400M",
+    licence="not stated; images: LAION-400M",
     schema="the dataset's card",
     verified=True,
 )
@@ -156,7 +158,7 @@ MMSTAR = Benchmark(
     gold="{answer}",
     part="{category}",
     scorer="choice",
-    licence="not stated on the card",
+    licence="not stated",
     schema="the dataset's card",
     verified=True,
 )
@@ -237,7 +239,7 @@ def _hr_bench(size: str) -> Benchmark:
         part="{category}",
         facts=lambda row: {"choices": [row[name] for name in choices]},
         scorer="choice",
-        licence="not stated ('other')",
+        licence="other, not stated which",
         schema="the card of a copy of it; lmms-eval's hrbench tasks, which read this dataset",
         verified=True,
     )
@@ -263,7 +265,7 @@ MMVP = Benchmark(
     facts=lambda row: {"pair": f"{(int(row['Index']) - 1) // 2}", "choices": _mmvp_choices(row)},
     scorer="choice",
     aggregates=("pairs",),
-    licence="MIT (of the original)",
+    licence="not stated",
     schema="lmms-eval's mmvp task accepts these names or lower-case ones",
     verified=False,
 )
@@ -278,9 +280,10 @@ CV_BENCH = Benchmark(
     columns=("image", "choices", "answer", "prompt", "source"),
     prompt=f"{{prompt}}\n{LETTER}",
     gold=letter,
-    part="{source}",  # the authors' score is ((ADE20K + COCO) / 2 + Omni3D) / 2
+    part="{source}",
     facts=lambda row: {"choices": list(row["choices"])},
     scorer="choice",
+    aggregates=("cv_bench",),
     licence="Apache-2.0",
     schema="lmms-eval's cv_bench tasks, which read this dataset; the names of its files: the hub's page",
     verified=True,
@@ -320,7 +323,7 @@ GQA = Benchmark(
     gold="{answer}",
     cluster="{imageId}",
     scorer="exact",
-    licence="MIT on the card; Visual Genome's for images",
+    licence="MIT; images: VG",
     schema="the dataset's card; that answers are in the column answer: lmms-eval's gqa task, which reads this dataset",
     verified=True,
 )
@@ -449,7 +452,7 @@ def _refcoco(name: str, hub: str, split: str, rows: int, revision: str) -> Bench
         gold=lambda row: f"[{', '.join(f'{side:.2f}' for side in next(iter(xywh('bbox')(row))))}]",
         boxes=xywh("bbox"),
         scorer="box",
-        licence="COCO's for images; expressions: Apache-2.0",
+        licence="not stated; images: COCO",
         schema="the dataset's card: answer is the list of expressions, bbox is [x, y, width, height] in pixels",
         verified=True,
     )
@@ -463,7 +466,7 @@ REFCOCO = tuple(
     _refcoco(name, hub, split, rows, revision)
     for name, (hub, revision), splits in (
         ("refcoco", _REFCOCO, {"val": 8811, "testA": 1975, "testB": 1810}),
-        ("refcoco+", _REFCOCO_PLUS, {"val": 3805, "testA": 1975, "testB": 1798}),
+        ("refcoco-plus", _REFCOCO_PLUS, {"val": 3805, "testA": 1975, "testB": 1798}),
         ("refcocog", _REFCOCO_G, {"val": 7573, "test": 5023}),
     )
     for split, rows in splits.items()
