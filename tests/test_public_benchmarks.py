@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from grit_lite.cli import app
 from grit_lite.errors import DataError, RecipeError, UsageError
 from grit_lite.evaluate.benchmarks import SHAPE_KINDS, find, listing, names, shapes
+from grit_lite.scorers import SCORERS
 from grit_lite.triplets import fetch
 from grit_lite.triplets.grit import Sources
 from tests.hub_server import COMMIT, running
@@ -107,6 +108,13 @@ def test_a_revision_is_a_commit_or_none_that_was_seen():
 def test_the_listing_says_where_each_schema_was_seen():
     assert all(entry["schema"] and entry["licence"] and entry["split"] for entry in listing())
     assert {entry["name"] for entry in listing() if not entry["verified"]} == {"mmvp"}
+
+
+def test_every_scorer_and_aggregate_that_is_named_is_there():
+    aggregates = pytest.importorskip("grit_lite.evaluate.aggregates")
+    assert {find(name).scorer for name in names()} <= {*SCORERS, "judge"}
+    assert all(aggregates.find(find(name).aggregates) for name in ("pope-random", "mme", "mmvp", "cv-bench"))
+    assert all(isinstance(aggregates.find(find(name).aggregates), list) for name in names())
 
 
 def test_an_unverified_benchmark_says_so_in_one_line_whenever_it_is_used(tmp_path, capsys):

@@ -102,7 +102,7 @@ def _set(name: str, file: str, rows: int, scorer: str = "rule", **others: Any) -
             "boxes": xyxy("bboxs"),
             "part": "{dataset}",
             "scorer": scorer,
-            "licence": "not stated; images: their sources",
+            "licence": "not stated; images: various",
             "schema": "the rows that GRIT's released scripts read, and public loaders of them",
             "verified": True,
             **others,
