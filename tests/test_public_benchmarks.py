@@ -117,6 +117,17 @@ def test_every_scorer_and_aggregate_that_is_named_is_there():
     assert all(isinstance(aggregates.find(find(name).aggregates), list) for name in names())
 
 
+@pytest.mark.parametrize("name", [name for name in MINIATURES if name not in {"mmhal", "blink"}])
+def test_the_gold_answer_is_right_by_the_benchmarks_own_scorer(name, tmp_path):
+    pytest.importorskip("grit_lite.evaluate.aggregates")
+    from grit_lite.scorers import score
+
+    MINIATURES[name](tmp_path)
+    for question in find(name).questions(source=tmp_path):
+        assert score(question.scorer, question.gold, question.gold, question.facts) == 1.0
+        assert score(question.scorer, "something else entirely", question.gold, question.facts) == 0.0
+
+
 def test_an_unverified_benchmark_says_so_in_one_line_whenever_it_is_used(tmp_path, capsys):
     for name in ("mmvp", "countbenchqa"):
         MINIATURES[name](tmp_path / name)
