@@ -353,6 +353,27 @@ def recipes(as_json: Json = False) -> None:
     out.print(grid)
 
 
+@app.command()
+def benchmarks(as_json: Json = False) -> None:
+    """List the benchmarks that grit-lite can evaluate on, with the licence of their data, none of which it brings.
+
+    Example: [bold]grit-lite benchmarks --json[/bold]
+    """
+    from grit_lite.evaluate.benchmarks import listing
+
+    if as_json:
+        print(json.dumps(listing()))
+        return
+    grid = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("name", "rows", "scorer", "verified", "licence"):
+        grid.add_column(heading, no_wrap=heading != "licence", justify="right" if heading == "rows" else "left")
+    for entry in listing():
+        rows = f"{entry['rows']:,}" if entry["rows"] else "–"
+        verified = "yes" if entry["verified"] else "no"
+        grid.add_row(entry["name"], rows, entry["scorer"], verified, entry["licence"])
+    out.print(grid)
+
+
 @data_app.command()
 def check(
     path: Annotated[str, typer.Argument(help="A .jsonl file, a folder, 'embedded', 'grit', or 'hf:NAME'.")],

@@ -243,14 +243,24 @@ def resolve(reference: str) -> Callable[..., Any]:
     Raises:
         RecipeError: no such file, module or name, or it is not a function.
     """
+    function = named(reference)
+    if not callable(function):
+        location, _, attribute = reference.rpartition(":")
+        raise RecipeError(f"'{reference}': {location} has no function '{attribute}'.")
+    return function
+
+
+def named(reference: str) -> Any:
+    """What is named as `package.module:NAME` or `file.py:NAME`; None where the file has no such name.
+
+    Raises:
+        RecipeError: no such file or module.
+    """
     location, colon, attribute = reference.rpartition(":")
     if not colon or not location or not attribute:
         raise RecipeError(f"'{reference}' names no function: write package.module:function or file.py:function.")
     module = _import_file(Path(location)) if location.endswith(".py") else _import_module(location)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise RecipeError(f"'{reference}': {location} has no function '{attribute}'.")
-    return function
+    return getattr(module, attribute, None)
 
 
 def _import_module(name: str) -> Any:
