@@ -17,14 +17,16 @@ from PIL import Image, ImageDraw
 
 from grit_lite.boxes import PALETTE, Box
 from grit_lite.errors import UsageError
-from grit_lite.evaluate import examples
 from grit_lite.evaluate.summary import summarise
+from grit_lite.pages.completions import pieces
+from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.table import lines
+from grit_lite.pages.wording import duration, number, percent
 from grit_lite.recipe import Recipe
 from grit_lite.report import write_report
-from grit_lite.report.completions import pieces, timelines
+from grit_lite.report.completions import timelines
 from grit_lite.report.curves import curves, start_and_end, ticks
-from grit_lite.report.evaluation import findings, lines
-from grit_lite.report.wording import duration, number, percent
+from grit_lite.report.evaluation import findings
 from grit_lite.run import write_json
 
 QUESTIONS = [
@@ -116,7 +118,11 @@ def evaluation_rows(n: int) -> dict[str, list[dict]]:
             row |= {"valid_format": tuned, "union_iou": draw.betavariate(4, 2) if tuned else 0.0}
             row |= {"f1": float(draw.random() < 0.7) if tuned else 0.0, "tokens": 50 if tuned else 3, "finished": True}
             part.append(row)
-    for index in examples(rows["base_direct"], rows["tuned"], count=12):
+    outcomes = [
+        outcome({"before": before, "after": after})
+        for before, after in zip(rows["base_direct"], rows["tuned"], strict=True)
+    ]
+    for index in examples(outcomes, count=12):
         for part in rows.values():
             part[index]["image"] = f"images/shapes-{index}.png"
     return rows
