@@ -265,6 +265,22 @@ def test_the_page_opens_and_closes_its_elements_in_order(run):
     assert open_tags == []
 
 
+def test_the_page_leads_to_the_gallery_that_lies_beside_the_rows(run):
+    assert "All 80 questions" not in read(run).text
+    (run / "eval" / "shapes.html").write_text("")
+    page = read(run)
+    assert "eval/shapes.html" in [link["href"] for link in page.all("a")]
+    assert "All 80 questions with their pictures" in page.text
+
+
+def test_of_many_kept_pictures_the_page_shows_24_and_every_outcome(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(path, [json.loads(line) | {"image": "images/shapes-0.png"} for line in path.read_text().splitlines()])
+    html = write_report(run).read_text()
+    shown = re.findall(r'class="case (\w+)"', html)
+    assert (len(shown), set(shown)) == (24, {"fixed", "broken", "both_wrong", "both_right"})
+
+
 # --- what it says
 
 

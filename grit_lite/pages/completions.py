@@ -78,7 +78,8 @@ def _near(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def drawable(boxes: Any) -> list[Box]:
     """The different boxes of a row, in order, as far as they are four finite numbers."""
-    rows = [tuple(box) for box in boxes or () if isinstance(box, list | tuple)]
+    listed = boxes if isinstance(boxes, list) else []
+    rows = [tuple(box) for box in listed if isinstance(box, list)]
     four = [box for box in rows if len(box) == 4 and all(isinstance(n, int | float) and abs(n) < FAR for n in box)]
     return [Box(*box) for box in dict.fromkeys(four)][:BOX_LIMIT]
 

@@ -58,7 +58,9 @@ def _said(row: Row, size: Sequence[float]) -> dict[str, Any]:
         "error": text(row["error"]) if row.get("error") else None,
         "boxes": [placed(box, size) for box in boxes],
         "blocks": blocks(pieces(completion, boxes)),
-        "scores": scores(row),
+        "scores": (measured := scores(row)),
+        "overlap": dict(measured).get(_LABELS["union_iou"]),
+        "tokens": dict(measured).get("tokens"),
     }
 
 
@@ -68,18 +70,18 @@ def text(value: Any) -> str:
     return said if len(said) <= TEXT_LIMIT else f"{said[:TEXT_LIMIT]} … and {len(said) - TEXT_LIMIT:,} characters more"
 
 
-def scores(row: Row) -> dict[str, float]:
-    """Every number of a row that measures something, by the name that a reader sees."""
+def scores(row: Row) -> list[tuple[str, float]]:
+    """(name that a reader sees, value) of every number of a row that measures something, in the order of the row."""
     numbers = {
         key: value
         for key, value in row.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and key not in _NO_SCORES
     }
-    return {
-        text(_LABELS.get(key, key.replace("_", " "))): round(value, 4)
+    return [
+        (text(_LABELS.get(key, key.replace("_", " "))), round(value, 4))
         for key, value in numbers.items()
         if abs(value) < FAR
-    }
+    ]
 
 
 def placed(box: Box, size: Sequence[float]) -> list[float]:

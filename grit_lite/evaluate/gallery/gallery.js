@@ -14,7 +14,7 @@
   let state = { ...DEFAULTS };
   let found = [];
 
-  const overlap = (entry, system) => entry.systems[system]?.scores["union IoU"] ?? null;
+  const overlap = (entry, system) => entry.systems[system]?.overlap ?? null;
   const gain = (entry) => {
     const pair = [overlap(entry, last), overlap(entry, Number(state.against))];
     return pair.includes(null) ? null : pair[0] - pair[1];
@@ -26,7 +26,7 @@
     best: ["box overlap, highest first", (entry) => negative(overlap(entry, last))],
     gained: ["box overlap, most gained first", (entry) => negative(gain(entry))],
     lost: ["box overlap, most lost first", (entry) => gain(entry)],
-    long: ["longest completion first", (entry) => negative(entry.systems[last]?.scores.tokens ?? null)],
+    long: ["longest completion first", (entry) => negative(entry.systems[last]?.tokens ?? null)],
   };
   const negative = (value) => (value === null ? null : -value);
 
@@ -123,17 +123,16 @@
     return el("span", { class: kind === "box" ? "undrawn" : "tag" }, text);
   }
 
-  function block({ tag, closed, pieces }) {
-    if (!tag) return el("p", { class: "text outside" }, ...pieces.map(piece));
-    const trimmed = pieces.map((one, i) => [one[0], i === 0 ? one[1].replace(/^\s+/, "") : one[1], ...one.slice(2)]);
-    const label = el("span", {}, closed ? tag : `${tag}, not closed`);
+  function block({ tag, closed, pieces }) { // GRIT's prompt asks for an opening answer tag only
+    const trimmed = pieces.map(([kind, text, box], i) => [kind, i === 0 ? text.trimStart() : text, box]);
+    if (!tag) return el("p", { class: "text outside" }, ...trimmed.map(piece));
+    const label = el("span", {}, closed || tag === "answer" ? tag : `${tag}, not closed`);
     return el("div", { class: `block ${tag}` }, label, el("p", { class: "text" }, ...trimmed.map(piece)));
   }
 
   function scores(row) {
-    const items = Object.entries(row.scores).map(([name, value]) => {
-      const shown = Number.isInteger(value) && name === "tokens" ? String(value) : value.toFixed(2);
-      return el("div", {}, el("dt", {}, name), el("dd", {}, shown));
+    const items = row.scores.map(([name, value]) => {
+      return el("div", {}, el("dt", {}, name), el("dd", {}, name === "tokens" ? String(value) : value.toFixed(2)));
     });
     const flags = [row.valid ? "valid format" : "format invalid", ...(row.cut ? ["cut off"] : [])];
     return el("dl", { class: "scores" }, ...items, ...flags.map((flag) => el("div", {}, el("dt", {}, flag))));

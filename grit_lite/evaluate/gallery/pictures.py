@@ -17,7 +17,7 @@ Row = dict[str, Any]
 # Half a thousand photographs of 512 pixels, or every image of a benchmark that asks often about each. The page holds
 # a third more than this, which a browser still opens at once.
 KEPT_BYTES = 32 * 1024 * 1024
-EXACT_BYTES = 48 * 1024  # a picture that is no larger than this as PNG, a drawing, is kept exactly
+EXACT_PIXELS = 160 * 160  # a picture no larger than this is kept exactly: a drawn scene; JPEG would blur its edges
 
 
 def keep_pictures(
@@ -57,14 +57,10 @@ def thumbnail(image: Image.Image) -> tuple[bytes, str]:
     """(the file, "png" or "jpeg") of a copy of at most `PICTURE_LIMIT` pixels a side."""
     small = image.convert("RGB")
     small.thumbnail((PICTURE_LIMIT, PICTURE_LIMIT))
-    exact = _encoded(small, "png")
-    return (exact, "png") if len(exact) <= EXACT_BYTES else (_encoded(small, "jpeg"), "jpeg")
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
+    kind = "png" if small.width * small.height <= EXACT_PIXELS else "jpeg"
     file = io.BytesIO()
-    image.save(file, kind, quality=82)
-    return file.getvalue()
+    small.save(file, kind, quality=82)
+    return file.getvalue(), kind
 
 
 class Album:
@@ -88,6 +84,12 @@ class Album:
         picture = stored_picture(self.folder, name)
         if picture is None:
             return None
-        data, kind = thumbnail(picture)
+        data, kind = _as_kept(self.folder / name) if max(picture.size) <= PICTURE_LIMIT else thumbnail(picture)
         self.addresses.append(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
         return len(self.addresses) - 1
+
+
+def _as_kept(path: Path) -> tuple[bytes, str]:
+    """A file that has been decoded once, as it is: encoding it anew would take longer and blur it."""
+    data = path.read_bytes()
+    return data, "png" if data.startswith(b"\x89PNG") else "jpeg"
