@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
 from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
-from grit_lite.evaluate import evaluate, shapes
+from grit_lite.evaluate import evaluate, shapes, write_gallery
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.judge import Endpoint, Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
@@ -351,7 +351,7 @@ def measure(
             show(system, done, total)
             between_batches()
 
-        return evaluate(
+        result = evaluate(
             backend,
             shapes(questions or recipe.eval_questions),
             benchmark="shapes",
@@ -359,6 +359,8 @@ def measure(
             max_new_tokens=recipe.max_completion_tokens,
             progress=progress,
         )
+    write_gallery(folder / "eval", result["benchmark"])
+    return result
 
 
 def evaluate_again(folder: Path, questions: int | None = None) -> dict[str, Any]:
