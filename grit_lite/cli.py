@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` and usage 
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -127,7 +128,7 @@ def train(
     if as_json:
         print(json.dumps({"event": "done", **result}, ensure_ascii=False))
     else:
-        _print_outcome(run.folder, result["evaluation"])
+        _print_outcome(run.folder, [result["evaluation"]] if result["evaluation"] else [])
     return None
 
 
@@ -139,6 +140,10 @@ def _check_names(recipe: Recipe) -> None:
     from grit_lite.triplets import require_fetched
 
     recipe.of_one(processes.count())
+    if recipe.evaluate != "none":
+        from grit_lite.evaluate.benchmarks import find
+
+        find(recipe.evaluate)
     require_fetched(recipe.data)
     model_location(recipe.model)
     build_scorer(recipe.rewards)
@@ -165,8 +170,8 @@ def _default_recipe() -> str:
     return name
 
 
-def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:
-    if evaluation is not None:
+def _print_outcome(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    for evaluation in evaluations:
         from grit_lite.evaluate import table
 
         out.print(table(evaluation))
@@ -177,20 +182,50 @@ def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:
 @app.command(name="eval")
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    questions: Annotated[int | None, typer.Option(min=1, help="How many held-out questions.")] = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            help="A name, or file.py:NAME; as often as you like.",
+            show_default="the recipe's, else shapes",
+        ),
+    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="How many of each benchmark.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A copy of the benchmark of your own.")] = None,
+    compare: Annotated[str, typer.Option(help="base, or the folder of another run to put beside it.")] = "base",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Sample each answer so often, instead of greedily.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Of sampling.", show_default="the recipe's with --seeds, else 0")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on held-out scenes, base beside tuned, with intervals.
+    """Measure a run, base beside tuned, with intervals. Interrupted, it goes on where it was.
 
     Example: [bold]grit-lite eval runs/tiny-20260102-030405[/bold]
     """
-    from grit_lite.training import evaluate_again
+    from grit_lite.evaluate.runner import Shard
+    from grit_lite.training import Wish, evaluate_again
 
-    result = evaluate_again(run, questions)
+    if source is not None and len(benchmarks or ()) != 1:
+        raise UsageError("--source is a copy of one benchmark; name it, and it alone, with --benchmark.")
+    if shard is not None and processes.count() > 1:
+        raise UsageError("A launcher has divided the questions already; leave --shard out.")
+    processes.join()
+    part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
+    against = None if compare == "base" else Path(compare)
+    wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, batch_size, part)
+    results = evaluate_again(run, wish)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        _print_outcome(run, result)
+        for result in results:
+            print(json.dumps(result, ensure_ascii=False))
+    elif results:
+        _print_outcome(run, results)
+    elif processes.is_first():
+        err.print(Text(f"Part {shard} is asked. Once all parts are, the last one, or this without --shard, sums up."))
 
 
 @app.command()

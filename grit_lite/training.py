@@ -4,15 +4,17 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
 from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
-from grit_lite.evaluate import evaluate, shapes
+from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System
+from grit_lite.evaluate.benchmarks import find
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
@@ -290,41 +292,165 @@ def save_adapter(run: Run, backend: Backend) -> None:
 
 
 def measure(
-    folder: Path,
-    recipe: Recipe,
-    backend: Backend,
-    questions: int | None = None,
-    between_batches: Callable[[], None] = lambda: None,
+    folder: Path, recipe: Recipe, backend: Backend, between_batches: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Base beside tuned on held-out drawn scenes, into `eval/` of the run folder."""
+    """Base beside tuned on the benchmark of the recipe, into `eval/` of the run folder."""
+    evaluations = begin(folder, recipe, Wish())
+    ask(evaluations, backend, SYSTEMS, between_batches)
+    return conclude(evaluations, list(SYSTEMS))[0]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What `grit-lite eval` was asked for; where nothing was, the recipe decides.
+
+    Attributes:
+        source: a copy of the benchmark of one's own.
+        against: the folder of another run.
+        seeds: how often each question is asked, at a temperature; none is once and greedily, or at `temperature`.
+    """
+
+    benchmarks: tuple[str, ...] = ()
+    questions: int | None = None
+    source: Path | None = None
+    against: Path | None = None
+    seeds: int | None = None
+    temperature: float | None = None
+    batch_size: int = 32
+    shard: Shard = WHOLE
+
+    def decoding(self, recipe: Recipe) -> Decoding:
+        """How completions are drawn.
+
+        Raises:
+            UsageError: several times at temperature 0, which gives the same each time.
+        """
+        temperature = (recipe.temperature if self.seeds else 0.0) if self.temperature is None else self.temperature
+        if (self.seeds or 1) > 1 and temperature == 0:
+            raise UsageError(
+                "--seeds at --temperature 0 would ask for the same completion again. Leave one of them out."
+            )
+        return Decoding(recipe.max_completion_tokens, temperature, self.seeds or 1)
+
+
+class Begun(NamedTuple):
+    """An evaluation, and what its files and its summary say of it."""
+
+    evaluation: Evaluation
+    name: str
+    settings: dict[str, Any]
+    aggregates: Sequence[Any]
+
+
+def begin(folder: Path, recipe: Recipe, wish: Wish) -> list[Begun]:
+    """The benchmarks, loaded.
+
+    Raises:
+        UsageError, DataError: there is no such benchmark, or it cannot be had.
+    """
+    names = wish.benchmarks or ("shapes" if recipe.evaluate == "none" else recipe.evaluate,)
+    return [_begin(folder, recipe, wish, find(name)) for name in names]
+
+
+def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Any) -> Begun:
+    decoding, against = wish.decoding(recipe), wish.against
+    loaded = benchmark.load(wish.questions or recipe.eval_questions, wish.source)
+    evaluation = Evaluation(
+        loaded.questions,
+        benchmark=benchmark.name,
+        folder=folder / "eval",
+        decoding=decoding,
+        batch_size=wish.batch_size,
+        shard=wish.shard,
+        beside=[against / "eval"] if against else [],
+    )
+    sampled, compared = ("sampled" if decoding.temperature else ""), (f"vs-{against.name}" if against else "")
+    settings = {
+        **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
+        "revision": loaded.revision,
+        "available": loaded.available,
+    }
+    return Begun(evaluation, "-".join(filter(None, (benchmark.name, sampled, compared))), settings, ())
+
+
+def ask(
+    evaluations: Sequence[Begun],
+    backend: Backend,
+    systems: Mapping[str, System],
+    between_batches: Callable[[], None] = lambda: None,
+) -> None:
+    """Ask one model all that there is to ask it."""
     with evaluation_progress() as show:
 
         def progress(system: str, done: int, total: int) -> None:
             show(system, done, total)
             between_batches()
 
-        return evaluate(
-            backend,
-            shapes(questions or recipe.eval_questions),
-            benchmark="shapes",
-            folder=folder / "eval",
-            max_new_tokens=recipe.max_completion_tokens,
-            progress=progress,
-        )
+        for begun in evaluations:
+            begun.evaluation.ask(backend, systems, progress)
 
 
-def evaluate_again(folder: Path, questions: int | None = None) -> dict[str, Any]:
+def conclude(evaluations: Sequence[Begun], systems: Sequence[str]) -> list[dict[str, Any]]:
+    """The summaries, written into the run folder."""
+    return [begun.evaluation.conclude(begun.name, systems, begun.settings, begun.aggregates) for begun in evaluations]
+
+
+def evaluate_again(folder: Path, wish: Wish) -> list[dict[str, Any]]:
     """What `grit-lite eval` does: measure a finished run, and write its report anew.
 
+    Returns:
+        The summary of each benchmark; none in all processes but the first, and none where this is a shard and others
+        have not asked theirs yet.
+
     Raises:
-        UsageError: there is no trained adapter in the folder.
+        UsageError: there is no trained adapter in the folder, or in that of the other run.
+    """
+    recipe, other = finished(folder), wish.against and finished(wish.against)
+    evaluations = begin(folder, recipe, wish)
+    backend = open_backend(recipe, folder / "adapter")
+    ask(evaluations, backend, SYSTEMS)
+    systems = list(SYSTEMS)
+    if wish.against and other:
+        if in_place(recipe, other):
+            backend.replace_adapter(wish.against / "adapter")
+        else:
+            del backend
+            free_memory()  # the other model needs the room
+            backend = open_backend(other, wish.against / "adapter")
+        systems.insert(-1, name_of(wish.against))
+        ask(evaluations, backend, {name_of(wish.against): SYSTEMS["tuned"]})
+    processes.gathered([None])  # until the others have asked theirs
+    if not processes.is_first() or any(begun.evaluation.missing() for begun in evaluations):
+        return []
+    results = conclude(evaluations, systems)
+    write_report(folder)
+    return results
+
+
+def finished(folder: Path) -> Recipe:
+    """The recipe of a run that has an adapter.
+
+    Raises:
+        UsageError: it has none.
     """
     if not (folder / "adapter").is_dir():
         raise UsageError(f"There is nothing to evaluate in {folder}: it has no adapter. Train one: grit-lite train")
-    recipe = load_recipe(str(folder / "recipe.yaml")).model_copy(update={"vllm_server": None})  # it served the training
-    result = measure(folder, recipe, open_backend(recipe, folder / "adapter"), questions)
-    write_report(folder)
-    return result
+    return load_recipe(str(folder / "recipe.yaml")).model_copy(update={"vllm_server": None})  # it served the training
+
+
+# What two runs must have in common for one to lend the other its model.
+_OF_THE_MODEL = ("model", "revision", "backend", "vllm", "load_in_4bit", "dtype", "max_pixels")
+_OF_THE_ADAPTER = ("lora_rank", "lora_alpha", "lora_parts")
+
+
+def in_place(recipe: Recipe, other: Recipe) -> bool:
+    """Whether the adapter of the other run fits on the model of this one as it is."""
+    return all(getattr(recipe, key) == getattr(other, key) for key in (*_OF_THE_MODEL, *_OF_THE_ADAPTER))
+
+
+def name_of(run: Path) -> str:
+    """What another run is called in a table."""
+    return f"run {run.name}" if run.name in SYSTEMS else run.name
 
 
 def stopped(run: Run, number: int) -> Stopped:
