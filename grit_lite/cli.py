@@ -170,18 +170,29 @@ def _default_recipe() -> str:
     return name
 
 
-def _print_outcome(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
-    for evaluation in evaluations:
-        from grit_lite.evaluate import table
+def _print_tables(evaluations: Sequence[dict[str, Any]]) -> None:
+    from grit_lite.evaluate import table
 
+    for evaluation in evaluations:
         out.print(table(evaluation))
+
+
+def _print_outcome(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    if evaluations:
+        _print_tables(evaluations)
     out.print(Text(f"Report: {folder / 'report.html'}", overflow="fold"))
     out.print(Text(f"Ask it: grit-lite chat IMAGE --model {folder}", overflow="fold"))
 
 
 @app.command(name="eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path | None, typer.Argument(help="A run folder.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In the place of a run: a model by its name or folder, or an adapter's folder.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="For a model's results.", show_default="runs/model-<name>")
+    ] = None,
     benchmarks: Annotated[
         list[str] | None,
         typer.Option(
@@ -203,29 +214,45 @@ def evaluate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run, base beside tuned, with intervals. Interrupted, it goes on where it was.
+    """Measure a run, base beside tuned, or a model, with intervals. Interrupted, it goes on where it was.
 
     Example: [bold]grit-lite eval runs/tiny-20260102-030405[/bold]
     """
     from grit_lite.evaluate.runner import Shard
     from grit_lite.training import Wish, evaluate_again
 
+    if (run is None) == (model is None):
+        raise UsageError("Name what is to be measured: a run folder, or with --model a model.")
     if source is not None and len(benchmarks or ()) != 1:
         raise UsageError("--source is a copy of one benchmark; name it, and it alone, with --benchmark.")
     if shard is not None and processes.count() > 1:
         raise UsageError("A launcher has divided the questions already; leave --shard out.")
+    if run is None and compare != "base":
+        raise UsageError("--compare puts another run beside a run; a model has none.")
     processes.join()
     part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
     against = None if compare == "base" else Path(compare)
     wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, batch_size, part)
-    results = evaluate_again(run, wish)
+    results = evaluate_again(run, wish) if run else _evaluate_model(str(model), output, wish)
     if as_json:
         for result in results:
             print(json.dumps(result, ensure_ascii=False))
-    elif results:
+    elif run and results:
         _print_outcome(run, results)
+    elif results:
+        _print_tables(results)
     elif processes.is_first():
         err.print(Text(f"Part {shard} is asked. Once all parts are, the last one, or this without --shard, sums up."))
+
+
+def _evaluate_model(model: str, output: Path | None, wish: Any) -> Any:
+    from grit_lite.chat.choice import find_model
+    from grit_lite.training import evaluate_model
+
+    chosen = find_model(model)
+    folder = output or Path("runs") / f"model-{Path(chosen.name).name}"
+    err.print(Text(plain(f"{chosen.why} Results: {folder / 'eval'}")), soft_wrap=True)
+    return evaluate_model(folder, chosen.recipe, chosen.adapter, wish)
 
 
 @app.command()

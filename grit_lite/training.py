@@ -364,7 +364,7 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Any) -> Begun:
         shard=wish.shard,
         beside=[against / "eval"] if against else [],
     )
-    sampled, compared = ("sampled" if decoding.temperature else ""), (f"vs-{against.name}" if against else "")
+    sampled, compared = ("sampled" if decoding.temperature else ""), (f"vs-{name_of(against)}" if against else "")
     settings = {
         **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
         "revision": loaded.revision,
@@ -381,12 +381,12 @@ def ask(
 ) -> None:
     """Ask one model all that there is to ask it."""
     with evaluation_progress() as show:
-
-        def progress(system: str, done: int, total: int) -> None:
-            show(system, done, total)
-            between_batches()
-
         for begun in evaluations:
+
+            def progress(system: str, done: int, total: int, of: str = begun.name) -> None:
+                show(f"{of} {system}", done, total)
+                between_batches()
+
             begun.evaluation.ask(backend, systems, progress)
 
 
@@ -404,27 +404,67 @@ def evaluate_again(folder: Path, wish: Wish) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: there is no trained adapter in the folder, or in that of the other run.
+        Stopped: by a signal; what was asked is kept.
     """
-    recipe, other = finished(folder), wish.against and finished(wish.against)
-    evaluations = begin(folder, recipe, wish)
-    backend = open_backend(recipe, folder / "adapter")
-    ask(evaluations, backend, SYSTEMS)
-    systems = list(SYSTEMS)
-    if wish.against and other:
-        if in_place(recipe, other):
-            backend.replace_adapter(wish.against / "adapter")
-        else:
-            del backend
-            free_memory()  # the other model needs the room
-            backend = open_backend(other, wish.against / "adapter")
-        systems.insert(-1, name_of(wish.against))
-        ask(evaluations, backend, {name_of(wish.against): SYSTEMS["tuned"]})
-    processes.gathered([None])  # until the others have asked theirs
-    if not processes.is_first() or any(begun.evaluation.missing() for begun in evaluations):
-        return []
-    results = conclude(evaluations, systems)
-    write_report(folder)
+    recipe, other = finished(folder), finished(wish.against) if wish.against else None
+    results = evaluate_model(folder, recipe, folder / "adapter", wish, other)
+    if results:
+        write_report(folder)
     return results
+
+
+def evaluate_model(
+    folder: Path, recipe: Recipe, adapter: Path | None, wish: Wish, other: Recipe | None = None
+) -> list[dict[str, Any]]:
+    """Measure a model into `eval/` of a folder, and return as `evaluate_again`.
+
+    Args:
+        adapter: None for a model as it comes, which is asked directly and under the GRIT prompt.
+        other: the recipe of `wish.against`.
+    """
+    evaluations = begin(folder, recipe, wish)
+    stop = StopRequest()
+    try:
+        with stop:
+            systems = processes.together(
+                lambda: ask_all(evaluations, recipe, adapter, wish.against, other, stop.interrupt_if_asked)
+            )
+    except KeyboardInterrupt:
+        number = stop.signal_number or signal.SIGINT
+        said = f"Stopped by {signal.Signals(number).name}. What was asked is kept: the same command goes on from there."
+        raise processes.known_to_all(Stopped(said, number)) from None
+    if not processes.is_first():
+        return []
+    if any(begun.evaluation.missing() for begun in evaluations):
+        if processes.count() > 1:
+            raise UsageError(f"The first process does not see what others wrote to {folder}. Use a shared disk.")
+        return []
+    return conclude(evaluations, systems)
+
+
+def ask_all(
+    evaluations: Sequence[Begun],
+    recipe: Recipe,
+    adapter: Path | None,
+    against: Path | None,
+    other: Recipe | None,
+    between_batches: Callable[[], None],
+) -> list[str]:
+    """Ask the model, then that of the other run where there is one; the systems in the order of the table."""
+    asked = {name: system for name, system in SYSTEMS.items() if adapter or not system.use_adapter}
+    backend = open_backend(recipe, adapter)
+    ask(evaluations, backend, asked, between_batches)
+    if against is None or other is None:
+        return list(asked)
+    if in_place(recipe, other):
+        backend.replace_adapter(against / "adapter")
+    else:
+        del backend
+        free_memory()  # the other model needs the room
+        backend = open_backend(other, against / "adapter")
+    ask(evaluations, backend, {name_of(against): SYSTEMS["tuned"]}, between_batches)
+    *before, last = asked
+    return [*before, name_of(against), last]
 
 
 def finished(folder: Path) -> Recipe:
@@ -450,7 +490,8 @@ def in_place(recipe: Recipe, other: Recipe) -> bool:
 
 def name_of(run: Path) -> str:
     """What another run is called in a table."""
-    return f"run {run.name}" if run.name in SYSTEMS else run.name
+    name = run.resolve().name
+    return f"run {name}" if name in SYSTEMS else name
 
 
 def stopped(run: Run, number: int) -> Stopped:

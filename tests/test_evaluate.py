@@ -311,9 +311,7 @@ def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
     questions = [from_triplet(triplet) for triplet in shapes(8)]
     options = {"benchmark": "shapes", "systems": ("base", "tuned"), "max_new_tokens": 8}
     for size in (1, 16):
-        evaluate(
-            backend, questions, benchmark="shapes", folder=tmp_path / str(size), max_new_tokens=16, batch_size=size
-        )
+        evaluate(backend, questions, folder=tmp_path / str(size), batch_size=size, **options)
     for name in ("shapes.jsonl", "shapes.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "16" / name).read_bytes()
     lines = (tmp_path / "1" / "shapes.jsonl").read_text().splitlines()
