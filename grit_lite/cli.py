@@ -133,8 +133,9 @@ def train(
 
 
 def _check_names(recipe: Recipe) -> None:
-    """Refuse data, a model, a reward or a backend that cannot be had before there is a run folder."""
+    """Refuse data, a model, a reward, a judge or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import find_spec, import_libraries, model_location
+    from grit_lite.judge import judge_of
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
     from grit_lite.triplets import require_fetched
@@ -146,7 +147,7 @@ def _check_names(recipe: Recipe) -> None:
         find(recipe.evaluate)
     require_fetched(recipe.data)
     model_location(recipe.model)
-    build_scorer(recipe.rewards)
+    build_scorer(recipe.rewards, judge_of(recipe))
     number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
     find_spec(recipe)  # not before Unsloth, which chooses how the hub's client downloads
@@ -170,16 +171,17 @@ def _default_recipe() -> str:
     return name
 
 
-def _print_tables(evaluations: Sequence[dict[str, Any]]) -> None:
+def _print_tables(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     from grit_lite.evaluate import table
 
     for evaluation in evaluations:
         out.print(table(evaluation))
+        out.print(Text(f"Gallery: {folder / 'eval' / evaluation['benchmark']}.html", overflow="fold"))
 
 
 def _print_outcome(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     if evaluations:
-        _print_tables(evaluations)
+        _print_tables(folder, evaluations)
     out.print(Text(f"Report: {folder / 'report.html'}", overflow="fold"))
     out.print(Text(f"Ask it: grit-lite chat IMAGE --model {folder}", overflow="fold"))
 
@@ -208,6 +210,10 @@ def evaluate(
     temperature: Annotated[
         float | None, typer.Option(min=0.0, help="Of sampling.", show_default="the recipe's with --seeds, else 0")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.", show_default="the recipe's"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
     shard: Annotated[
         str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
@@ -232,26 +238,26 @@ def evaluate(
     processes.join()
     part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
     against = None if compare == "base" else Path(compare)
-    wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, batch_size, part)
-    results = evaluate_again(run, wish) if run else _evaluate_model(str(model), output, wish)
+    wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    folder = run or output or Path("runs") / f"model-{Path(str(model)).name}"
+    results = evaluate_again(folder, wish) if run else _evaluate_model(str(model), folder, wish)
     if as_json:
         for result in results:
             print(json.dumps(result, ensure_ascii=False))
     elif run and results:
         _print_outcome(run, results)
     elif results:
-        _print_tables(results)
+        _print_tables(folder, results)
     elif processes.is_first():
         err.print(Text(f"Part {shard} is asked. Once all parts are, the last one, or this without --shard, sums up."))
 
 
-def _evaluate_model(model: str, output: Path | None, wish: Any) -> Any:
+def _evaluate_model(model: str, folder: Path, wish: Any) -> Any:
     from grit_lite.chat.choice import find_model
     from grit_lite.training import evaluate_model
 
     chosen = find_model(model)
-    folder = output or Path("runs") / f"model-{Path(chosen.name).name}"
-    err.print(Text(plain(f"{chosen.why} Results: {folder / 'eval'}")), soft_wrap=True)
+    err.print(Text(plain(chosen.why)), soft_wrap=True)
     return evaluate_model(folder, chosen.recipe, chosen.adapter, wish)
 
 
@@ -339,6 +345,7 @@ def _print_export(result: dict[str, Any]) -> None:
 def rewards(
     file: Annotated[Path, typer.Argument(help="Completions, a JSON object a line; a run's samples.jsonl will do.")],
     preset: Annotated[str, typer.Option(help="grit-lite, grit-paper or grit-code.")] = "grit-lite",
+    judge: Annotated[str, typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.")] = "none",
     as_json: Json = False,
 ) -> None:
     """Score completions offline, and show what every preset pays to attacks.
@@ -346,8 +353,9 @@ def rewards(
     Example: [bold]grit-lite rewards runs/tiny-20260102-030405/samples.jsonl --preset grit-paper[/bold]
     """
     from grit_lite.attacks import attack_table, score_file
+    from grit_lite.judge import open_judge
 
-    scored, attacks = score_file(file, preset), attack_table()
+    scored, attacks = score_file(file, preset, open_judge(judge)), attack_table()
     if as_json:
         print(json.dumps({**asdict(scored), "attacks": [asdict(row) for row in attacks]}, ensure_ascii=False))
         return
@@ -409,6 +417,27 @@ def recipes(as_json: Json = False) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, line in first_lines.items():
         grid.add_row(Text(name, style="bold"), line)
+    out.print(grid)
+
+
+@app.command()
+def benchmarks(as_json: Json = False) -> None:
+    """List the benchmarks that grit-lite can evaluate on, with the licence of their data, none of which it brings.
+
+    Example: [bold]grit-lite benchmarks --json[/bold]
+    """
+    from grit_lite.evaluate.benchmarks import listing
+
+    if as_json:
+        print(json.dumps(listing()))
+        return
+    grid = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("name", "rows", "scorer", "verified", "licence"):
+        grid.add_column(heading, no_wrap=heading != "licence", justify="right" if heading == "rows" else "left")
+    for entry in listing():
+        rows = f"{entry['rows']:,}" if entry["rows"] else "–"
+        verified = "yes" if entry["verified"] else "no"
+        grid.add_row(entry["name"], rows, entry["scorer"], verified, entry["licence"])
     out.print(grid)
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
-from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System
-from grit_lite.evaluate.benchmarks import find
+from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
+from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
+from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
+from grit_lite.judge import Endpoint, Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
-from grit_lite.rewards import build_scorer
+from grit_lite.rewards import Scorer, build_scorer
 from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
@@ -69,10 +70,11 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
 def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
     run.update(status="running", processes=processes.count())
+    judge = processes.together(lambda: proven(judge_of(recipe)))
     triplets, plan, backend = processes.together(lambda: prepare(run))
     run.update(versions={"grit-lite": __version__}, model=backend.describe())
     with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
-        optimise(run, backend, triplets, screen, stop, plan)
+        optimise(run, backend, triplets, build_scorer(recipe.rewards, judge), screen, stop, plan)
     remember_peak(run)
     if stop.signal_number is not None:
         raise processes.known_to_all(stopped(run, stop.signal_number))
@@ -86,6 +88,17 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] |
     run.finish("done")
     write_report(run.folder)
     return {"folder": str(run.folder), "status": "done", "evaluation": result}
+
+
+def proven(judge: Judge | None) -> Judge | None:
+    """The judge; an endpoint has passed its canaries.
+
+    Raises:
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    if isinstance(judge, Endpoint):
+        judge.prove()
+    return judge
 
 
 def prepare_data(run: Run) -> list[Triplet]:
@@ -165,6 +178,7 @@ def optimise(
     run: Run,
     backend: Backend,
     triplets: Sequence[Triplet],
+    scorer: Scorer,
     screen: Screen,
     stop: "StopRequest",
     plan: "Plan | None" = None,
@@ -175,20 +189,22 @@ def optimise(
 
     Raises:
         OutOfMemory: it did not fit after every retry.
+        JudgeError: the judge fails too often; the last whole step is kept.
     """
     # Only now: what they import, Unsloth has to rewrite first, and it has been imported by `open_backend`.
     from grit_lite.trainer import build_trainer
     from grit_lite.vlm import shares_prompts
 
     alarms = [DeadSignalAlarm(run.recipe.dead_after), SamplerGapAlarm()]
+    tally = JudgeTally(run, scorer.judge)
 
     def on_step(metrics: dict[str, Any], timing: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         screen.step(metrics, timing, samples)
+        tally.write()
         for advice in filter(None, [alarm.after(metrics) for alarm in alarms]):
             run.changed(f"step {metrics['step']}: alarm: {advice}")
             screen.note(advice)
 
-    scorer = build_scorer(run.recipe.rewards)
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
     if run.recipe.vllm == "auto" and run.recipe.vllm_server is None and backend.engine_obstacle:
@@ -206,8 +222,11 @@ def optimise(
             stop_requested=stop.is_asked,
         )
 
-    while failure := attempt(trainer(), run, screen):
-        screen.note(retries.after(failure))
+    try:
+        while failure := attempt(trainer(), run, screen):
+            screen.note(retries.after(failure))
+    finally:
+        tally.write()
 
 
 def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
@@ -220,6 +239,8 @@ def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
     try:
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
         return None
+    except JudgeError as error:
+        raise unjudged(run, trainer, error) from error
     except (RuntimeError, MemoryError) as error:
         if trainer.accelerator.num_processes > 1 or not is_out_of_memory(error):
             raise
@@ -227,6 +248,32 @@ def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
     free_memory()  # only now, because the exception held the frames of the step
     trainer.keep_last_step()
     return failure
+
+
+def unjudged(run: Run, trainer: Any, error: JudgeError) -> JudgeError:
+    """The error of a judge, with what is kept and how to go on."""
+    if trainer.accelerator.num_processes == 1:  # several would have to write it together
+        trainer.keep_last_step()
+    checkpoint = run.latest_checkpoint()
+    kept = f"Step {checkpoint[0]} is kept" if checkpoint else "No step had been taken yet"
+    return JudgeError(f"{error}\n{kept}; go on with: grit-lite train --resume --output {run.folder}")
+
+
+class JudgeTally:
+    """What an endpoint was asked, in run.json, added to what it was asked before the run was interrupted.
+
+    Of several processes, it is what the first has asked.
+    """
+
+    def __init__(self, run: Run, judge: Judge | None) -> None:
+        self.run, self.judge = run, judge
+        self.before = run.facts().get("judge", {})
+
+    def write(self) -> None:
+        if isinstance(self.judge, Endpoint):
+            facts = self.judge.facts()
+            counted = {name: facts[name] + self.before.get(name, 0) for name in self.judge.counts}
+            self.run.update(judge=facts | counted)
 
 
 class Retries:
@@ -296,8 +343,9 @@ def measure(
 ) -> dict[str, Any]:
     """Base beside tuned on the benchmark of the recipe, into `eval/` of the run folder."""
     evaluations = begin(folder, recipe, Wish())
+    judge = judge_for(evaluations, recipe)
     ask(evaluations, backend, SYSTEMS, between_batches)
-    return conclude(evaluations, list(SYSTEMS))[0]
+    return conclude(evaluations, list(SYSTEMS), judge)[0]
 
 
 @dataclass(frozen=True)
@@ -305,6 +353,7 @@ class Wish:
     """What `grit-lite eval` was asked for; where nothing was, the recipe decides.
 
     Attributes:
+        questions: how many of each benchmark.
         source: a copy of the benchmark of one's own.
         against: the folder of another run.
         seeds: how often each question is asked, at a temperature; none is once and greedily, or at `temperature`.
@@ -316,6 +365,7 @@ class Wish:
     against: Path | None = None
     seeds: int | None = None
     temperature: float | None = None
+    judge: str | None = None
     batch_size: int = 32
     shard: Shard = WHOLE
 
@@ -339,7 +389,7 @@ class Begun(NamedTuple):
     evaluation: Evaluation
     name: str
     settings: dict[str, Any]
-    aggregates: Sequence[Any]
+    aggregates: Sequence[aggregates.Aggregate]
 
 
 def begin(folder: Path, recipe: Recipe, wish: Wish) -> list[Begun]:
@@ -352,7 +402,7 @@ def begin(folder: Path, recipe: Recipe, wish: Wish) -> list[Begun]:
     return [_begin(folder, recipe, wish, find(name)) for name in names]
 
 
-def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Any) -> Begun:
+def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Begun:
     decoding, against = wish.decoding(recipe), wish.against
     loaded = benchmark.load(wish.questions or recipe.eval_questions, wish.source)
     evaluation = Evaluation(
@@ -369,8 +419,20 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Any) -> Begun:
         **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
         "revision": loaded.revision,
         "available": loaded.available,
+        "rows_sha256": loaded.sha256,
     }
-    return Begun(evaluation, "-".join(filter(None, (benchmark.name, sampled, compared))), settings, ())
+    name = "-".join(filter(None, (benchmark.name, sampled, compared)))
+    return Begun(evaluation, name, settings, aggregates.find(benchmark.aggregates))
+
+
+def judge_for(evaluations: Sequence[Begun], recipe: Recipe) -> Judge | None:
+    """The judge of the recipe, where a question is for one; an endpoint has passed its canaries.
+
+    Raises:
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    asked = (question for begun in evaluations for question in begun.evaluation.questions)
+    return proven(judge_of(recipe)) if any(question.scorer == "judge" for question in asked) else None
 
 
 def ask(
@@ -390,9 +452,20 @@ def ask(
             begun.evaluation.ask(backend, systems, progress)
 
 
-def conclude(evaluations: Sequence[Begun], systems: Sequence[str]) -> list[dict[str, Any]]:
-    """The summaries, written into the run folder."""
-    return [begun.evaluation.conclude(begun.name, systems, begun.settings, begun.aggregates) for begun in evaluations]
+def conclude(evaluations: Sequence[Begun], systems: Sequence[str], judge: Judge | None) -> list[dict[str, Any]]:
+    """The summaries, written into the run folder with a gallery each.
+
+    Raises:
+        JudgeError: the judge fails too often; its verdicts are kept.
+    """
+    return [_conclude(begun, systems, judge) for begun in evaluations]
+
+
+def _conclude(begun: Begun, systems: Sequence[str], judge: Judge | None) -> dict[str, Any]:
+    evaluation = begun.evaluation
+    result = evaluation.conclude(begun.name, systems, begun.settings, begun.aggregates, judge)
+    write_gallery(evaluation.folder, begun.name)
+    return result
 
 
 def evaluate_again(folder: Path, wish: Wish) -> list[dict[str, Any]]:
@@ -423,6 +496,7 @@ def evaluate_model(
         other: the recipe of `wish.against`.
     """
     evaluations = begin(folder, recipe, wish)
+    judge = judge_for(evaluations, recipe if wish.judge is None else recipe.model_copy(update={"judge": wish.judge}))
     stop = StopRequest()
     try:
         with stop:
@@ -439,7 +513,7 @@ def evaluate_model(
         if processes.count() > 1:
             raise UsageError(f"The first process does not see what others wrote to {folder}. Use a shared disk.")
         return []
-    return conclude(evaluations, systems)
+    return conclude(evaluations, systems, judge)
 
 
 def ask_all(

@@ -96,7 +96,8 @@ def test_without_a_recipe_the_machine_chooses_and_says_which_and_why(cli):
     [
         ("model=tinny", 4, "no model 'tinny'"),
         ("rewards=grit-lit", 2, "no reward preset 'grit-lit'. Did you mean 'grit-lite'?"),
-        ("rewards=grit-paper", 2, "needs a judge"),
+        ("rewards=grit-paper", 2, "needs a judge, and none is configured. Name one: judge=rules"),
+        ("judge=''", 2, "judge = '': String should have at least 1 character"),
         ("rewards={missing.py:f: 1}", 2, "no Python file missing.py"),
     ],
 )
@@ -239,6 +240,8 @@ def test_completions_are_scored_and_the_attacks_shown(cli, tmp_path):
     assert "box spam" in out
     scored = json.loads(cli("rewards", path, "--json")[1])
     assert scored["means"]["answer"] == 1.0
+    judged = cli("rewards", path, "--preset", "grit-paper", "--judge", "rules", "--json")[1]
+    assert json.loads(judged)["means"]["answer_judge"] == 1.0
     refused(cli("rewards", path, "--preset", "grit-lit"), 2, "grit-lite")
     refused(cli("rewards", tmp_path / "gone.jsonl"), 3, "gone.jsonl")
 

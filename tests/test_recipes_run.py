@@ -28,7 +28,6 @@ SMALL = {
     "completions_per_pass": "null",
     "evaluate": "none",
 }
-WITHOUT_JUDGE = "{grit-paper/tags: 1, grit-paper/boxes: 1, grit-paper/count: 1}"
 
 
 def family(recipe):
@@ -42,7 +41,7 @@ def test_a_recipe_takes_a_step_on_a_miniature_of_its_family(name, tmp_path, tmp_
     model = model_folder(tmp_path_factory, kind) if kind else save_untrained(tmp_path / "tiny")
     settings = {**SMALL, "model": model}
     if asked.rewards == "grit-paper":
-        settings["rewards"] = WITHOUT_JUDGE
+        settings["judge"] = "rules"
     recipe = load_recipe(name, [f"{key}={value}" for key, value in settings.items()])
     outcome = train(Run.create(tmp_path / "run", recipe))
     assert outcome["status"] == "done"
@@ -51,6 +50,7 @@ def test_a_recipe_takes_a_step_on_a_miniature_of_its_family(name, tmp_path, tmp_
     assert (facts["load_in_4bit"], facts["shares_prompts"]) == (asked.load_in_4bit, True)
     (row,) = read_rows(tmp_path / "run" / METRICS)
     assert row["step"] == 1
+    assert row["reward"] is not None
     assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 

@@ -296,6 +296,15 @@ def test_an_unreadable_judge_abstains_in_grit_paper_and_grit_lite_but_not_in_gri
         assert len(judge.asked) == calls
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_judge_that_abstains_is_asked_once_and_leaves_term_and_total_open(preset):
+    judge = Replies(None, "score: 1")
+    paid = score("<answer> kite", question="q", answer="dog", preset=preset, judge=judge)
+    assert paid.get("answer_judge", paid.get("answer")) is None
+    assert paid["total"] is None
+    assert len(judge.asked) == 1
+
+
 def test_the_judge_is_asked_again_until_it_can_be_read():
     judge = Replies("hm", "", "score: 1", "score: 0")
     assert paper("<answer> kite", judge=judge)["answer_judge"] == 1.0

@@ -10,13 +10,13 @@ from grit_lite.evaluate.statistics import (
     Cell,
     Difference,
     Outcomes,
+    aggregate,
     detectable,
     holm,
     mcnemar,
     mean_interval,
     outcomes,
     paired_difference,
-    resampled,
     share,
     standard_error,
     wilson,
@@ -233,10 +233,13 @@ def test_rows_of_which_none_differs_do_not_say_what_could_be_detected():
     assert detectable([1], [0]) is None
 
 
-def test_sums_are_drawn_by_whole_images():
-    values = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
-    sums = resampled(values, ["a", "a", "b", "b", "c", "c"])
-    assert sums.shape == (10_000, 2)
-    assert set(sums[:, 1]) == {6.0}
-    assert set(sums[:, 0]) == {3.0, 4.0, 5.0, 6.0}  # 1, 1 or 2 of each image
-    assert np.mean(sums[:, 0]) == pytest.approx(4, abs=0.05)
+def test_an_aggregate_is_drawn_by_whole_images():
+    values = np.array([0.0, 1.0, 0.0, 1.0, 1.0, 1.0])
+
+    def mean(rows):
+        return float(values[list(rows)].mean())
+
+    together = aggregate(mean, ["a", "a", "b", "b", "c", "c"])
+    assert set(np.round(together, 6)) <= {0.5, 0.666667, 0.833333, 1.0}
+    assert len(together) == 1000
+    assert np.array_equal(together, aggregate(mean, ["a", "a", "b", "b", "c", "c"]))

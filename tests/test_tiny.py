@@ -11,7 +11,7 @@ from grit_lite.answer import GRIT_PROMPT, has_valid_format, parse
 from grit_lite.boxes import Box
 from grit_lite.tiny import TRIPLETS, WEIGHTS, examples, questions
 from grit_lite.tiny.questions import KINDS, OPPOSITE, ask, box_text, held_out, middle
-from grit_lite.tiny.world import COLORS, SHAPES, SIDE, SPLIT_STREAMS, Scene, Shape, make_scene
+from grit_lite.tiny.world import COLORS, NEW_PAIRS, SHAPES, SIDE, STYLES, Scene, Shape, make_scene
 
 SCENES = [make_scene(index, "validation") for index in range(60)]
 RED, BLUE = Shape("red", "circle", Box(10, 20, 30, 40)), Shape("blue", "square", Box(25, 60, 45, 80))
@@ -55,14 +55,48 @@ def test_a_scene_is_the_same_every_time_and_differs_from_every_other():
     assert make_scene(7, "train").image.tobytes() == make_scene(7, "train").image.tobytes()
     hashes = [
         hashlib.sha256(make_scene(index, split).image.tobytes()).hexdigest()  # pyright: ignore[reportArgumentType]
-        for split in SPLIT_STREAMS
+        for split in STYLES
         for index in range(100)
     ]
-    assert len(set(hashes)) == 300
+    assert len(set(hashes)) == 100 * len(STYLES)
 
 
 def test_the_curriculum_draws_no_more_objects_than_asked_for():
     assert max(len(make_scene(index, "train", 2).objects) for index in range(40)) == 2
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_pretraining_never_sees_a_new_pair_in_a_picture_or_a_word(split):
+    words = {f" {color} {shape}" for color, shape in NEW_PAIRS}
+    for index in range(150):
+        scene = make_scene(index, split)
+        assert not any((o.color, o.shape) in NEW_PAIRS for o in scene.objects)
+        asked = [ask(kind, rng(index), scene) for kind in KINDS]
+        texts = [text for one in asked if one for text in (one.question, one.answer, *one.labels)]
+        imagined = questions.imagine_relation(rng(index), axis=0).question
+        assert not any(word in f" {text}" for word in words for text in (*texts, imagined))
+
+
+def test_each_harder_split_is_harder_in_its_own_way():
+    drawn = {split: [make_scene(index, split) for index in range(60)] for split in ("test", "more", "smaller")}
+    across = {
+        split: [max(o.box.x2 - o.box.x1, o.box.y2 - o.box.y1) for s in scenes for o in s.objects]
+        for split, scenes in drawn.items()
+    }
+    assert max(across["smaller"]) < min(across["test"])
+    assert {len(scene.objects) for scene in drawn["more"]} >= {6, 7, 8}
+    assert max(len(scene.objects) for scene in drawn["test"]) == 5
+
+
+@pytest.mark.parametrize("split", ["more", "smaller", "new_pairs"])
+def test_questions_on_a_harder_split_are_about_what_makes_it_harder(split):
+    for question in held_out(("relation", "count"), 25, split):
+        new = [f"{color} {shape}" for color, shape in NEW_PAIRS]
+        if split == "new_pairs":
+            assert question.boxes
+            assert question.kind == "count" or any(name in question.question for name in new)
+        if split == "more" and "objects" in question.question and "any objects are" in question.question:
+            assert int(question.answer) >= 6
 
 
 # --- questions
@@ -143,6 +177,21 @@ def test_an_imagined_relation_is_true_of_its_boxes():
         true = questions.true_relation(asked.boxes[0], asked.boxes[1], axis=k % 2)
         words = true if asked.answer == "yes" else OPPOSITE[true]
         assert words.split()[0] in asked.question.split()
+
+
+def test_told_the_other_way_the_boxes_change_places_and_nothing_else_does():
+    asked = questions.imagine_relation(rng(3), axis=1)
+    turned = questions.told_the_other_way(asked)
+    first, second = (questions.box_text(box, name) for box, name in zip(asked.boxes, asked.labels, strict=True))
+    told, other = ("".join(text for text, _ in one.found) for one in (asked, turned))
+    assert told.index(first) < told.index(second)
+    assert other.index(second) < other.index(first)
+    assert (turned.question, turned.answer, turned.sought, turned.concluded) == (
+        asked.question,
+        asked.answer,
+        asked.sought,
+        asked.concluded,
+    )
 
 
 def test_held_out_questions_are_the_same_every_time():
@@ -388,7 +437,7 @@ def test_the_shipped_weights_keep_their_floors():
     from grit_lite.tiny.measure import FLOORS, MOST_VALID_FORMAT
 
     measured = json.loads((WEIGHTS / "measured.json").read_text())
-    assert measured["questions_per_kind"] == 500
+    assert measured["questions_per_kind"] == 1000
     assert all(measured[name] >= floor for name, floor in FLOORS.items())
     assert measured["valid_format_greedy"] <= MOST_VALID_FORMAT
 

@@ -33,10 +33,14 @@ class Request:
     """The images of a prompt, in order, and the user text about them, as `PromptTemplate.render` wrote it.
 
     Boxes are about the first image: `Generated.resized` is its size.
+
+    Attributes:
+        opening: what the completion is made to begin with, as if the model had written it; `Generated` is what follows.
     """
 
     images: tuple[Image.Image, ...]
     text: str
+    opening: str = ""
 
     @property
     def image(self) -> Image.Image:
@@ -46,7 +50,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Generated:
-    """One completion.
+    """One completion, or what follows its opening.
 
     Attributes:
         text: without special tokens.

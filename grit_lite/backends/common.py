@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
 from grit_lite.backends import Generated, Request, find_spec, model_location
 from grit_lite.backends.identity import fingerprints
@@ -231,7 +232,26 @@ class LoadedModel(abc.ABC):
         images = [list(one.images) for one in requests]
         # The side is said each time, because a trainer may set another on the tokenizer.
         options = {"padding": True, "padding_side": "left", "return_tensors": "pt"}
-        return self.processor(images=images, text=texts, **options).to(self.device)
+        batch = self.processor(images=images, text=texts, **options)
+        if any(request.opening for request in requests):
+            self._put_behind(batch, [request.opening for request in requests])
+        return batch.to(self.device)
+
+    def _put_behind(self, batch: Any, openings: Sequence[str]) -> None:
+        """Add the tokens of the openings to the prompts of a batch.
+
+        They are tokenised by themselves, because the tokens of a completion begin where its prompt ends, and without
+        special tokens: what a model wrote in plain letters stays plain letters.
+        """
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        tokens = [torch.tensor(ids, dtype=torch.long) for ids in self.processor.tokenizer(openings, **plain).input_ids]
+        added = {"input_ids": tokens, "attention_mask": map(torch.ones_like, tokens)}
+        added["mm_token_type_ids"] = map(torch.zeros_like, tokens)  # text
+        is_prompt, padding = batch["attention_mask"].bool(), {"input_ids": self.processor.tokenizer.pad_token_id}
+        for name in batch.keys() & added.keys():
+            rows = zip(batch[name], is_prompt, added[name], strict=True)
+            longer = [torch.cat([row[mask], more]) for row, mask, more in rows]
+            batch[name] = pad_sequence(longer, True, padding.get(name, 0), "left")
 
     def _sample(self, batch: dict[str, torch.Tensor], part: Sequence[Request], sampling: Sampling) -> list[list[int]]:
         if self.vlm is not None:

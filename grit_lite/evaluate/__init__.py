@@ -9,20 +9,23 @@ doubts, `summary` puts it together.
 """
 
 import json
-import random
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from grit_lite.backends import Backend, ModelSpec
 from grit_lite.errors import UsageError
+from grit_lite.evaluate.aggregates import Aggregate
 from grit_lite.evaluate.benchmarks import shapes
+from grit_lite.evaluate.gallery import keep_pictures, write_gallery
+from grit_lite.evaluate.judging import judge_rows
 from grit_lite.evaluate.question import Question, from_triplet
 from grit_lite.evaluate.rows import Row, row, scored_by, short_ending
 from grit_lite.evaluate.runner import SYSTEMS, WHOLE, Asked, Asking, Completions, Decoding, Progress, Shard, System
 from grit_lite.evaluate.summary import summarise, table
+from grit_lite.judge import Judge
 from grit_lite.run import replace_text, write_json
 
 __all__ = [
@@ -38,10 +41,8 @@ __all__ = [
     "shapes",
     "short_ending",
     "table",
+    "write_gallery",
 ]
-
-EXAMPLES = 24
-EXAMPLE_SEED = 0
 
 
 class _Part(NamedTuple):
@@ -111,27 +112,38 @@ class Evaluation:
         name: str,
         systems: Sequence[str],
         settings: Mapping[str, Any] | None = None,
-        aggregates: Sequence[Any] = (),
+        aggregates: Sequence[Aggregate] = (),
+        judge: Judge | None = None,
     ) -> dict[str, Any]:
         """The summary, after it and every row were written as `folder`/<name>.json and .jsonl.
+
+        Small copies of the images go to `folder`/images.
 
         Args:
             name: of the files, and what the tables are called after.
             systems: those that were asked, in the order of the table; the last one is the one in question, the others
                 are what it is held against.
             settings: whatever else a reader must know to repeat this.
-            aggregates: numbers over many rows that are no mean; see `summarise`.
+            aggregates: numbers over many rows that are no mean.
+            judge: scores the rows whose scorer it is; None leaves them without a score.
+
+        Raises:
+            JudgeError: the judge fails too often.
         """
         rows = {system: self._rows(system) for system in systems}
-        asked = {**self._settings(systems), **(settings or {})}
+        judged = judge_rows([row for together in rows.values() for row in together], judge)
+        asked = {**self._settings(systems), **({"judge": judged} if judged else {}), **(settings or {})}
         result = {"benchmark": name, "split": asked.get("split", ""), "n": len(self.questions), "settings": asked}
         result |= summarise(rows, aggregates)
-        save_examples(rows, self.questions, self.folder, name)
+        keep_pictures(rows, self._first_image, self.folder, name)
         by_question = (row for together in zip(*rows.values(), strict=True) for row in together)
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in by_question)
         replace_text(self.folder / f"{name}.jsonl", "".join(lines))
         write_json(self.folder / f"{name}.json", result)
         return result
+
+    def _first_image(self, row: int) -> Image.Image:
+        return self.questions[row // self.decoding.draws].load_images()[0]
 
     def _rows(self, system: str) -> list[Row]:
         part = self._parts[system]
@@ -146,7 +158,6 @@ class Evaluation:
             "decoding": "sampled" if sampled else "greedy",
             **({"temperature": self.decoding.temperature, "draws": self.decoding.draws} if sampled else {}),
             "prompts": {style: getattr(prompts, style) for style in ("direct", "grounded")},
-            "rows_sha256": rows_sha256(self.questions),
             "scored_by": scored_by(),
             **self.settings,
         }
@@ -176,39 +187,3 @@ def evaluate(
 
 def _tell_nobody(system: str, done: int, total: int) -> None:
     return
-
-
-def rows_sha256(questions: Sequence[Question]) -> str:
-    """The sha256 of all that the questions hold, in order, with the bytes of their images."""
-    digest = sha256()
-    for question in questions:
-        parts = [question.id, question.text, question.gold, question.scorer, question.dataset, question.cluster]
-        parts += [question.image_hashes(), question.boxes, dict(question.facts)]
-        digest.update(json.dumps(parts, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
-
-
-def save_examples(rows: Mapping[str, list[Row]], questions: Sequence[Question], folder: Path, name: str) -> None:
-    """Save the images of a few questions and name them in their rows."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    draws = len(next(iter(rows.values()))) // len(questions)
-    firsts = {system: together[::draws] for system, together in rows.items()}
-    systems = list(rows)
-    for index in examples(firsts[systems[0]], firsts[systems[-1]]):
-        path = images / f"{name}-{index:05d}.png"
-        questions[index].load_images()[0].save(path)
-        for together in rows.values():
-            for one in together[index * draws : (index + 1) * draws]:
-                one["image"] = path.relative_to(folder).as_posix()
-
-
-def examples(before: Sequence[Row], after: Sequence[Row], count: int = EXAMPLES) -> list[int]:
-    """Which rows to show, drawn with a fixed seed: fixed, broken, both wrong, both right, in turn while they last."""
-    order = list(range(len(before)))
-    random.Random(EXAMPLE_SEED).shuffle(order)
-    outcomes = [(False, True), (True, False), (False, False), (True, True)]
-    right = [(bool(one["correct"]), bool(other["correct"])) for one, other in zip(before, after, strict=True)]
-    piles = [[i for i in order if right[i] == outcome] for outcome in outcomes]
-    turns = (pile[turn] for turn in range(len(order)) for pile in piles if turn < len(pile))
-    return sorted(islice(turns, count))

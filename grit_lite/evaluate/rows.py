@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite import answer, boxes, scorers
-from grit_lite.answer import GroundedAnswer, has_valid_format, parse
+from grit_lite.answer import has_valid_format, parse
 from grit_lite.backends import Generated, ModelSpec
-from grit_lite.boxes import Box, f1_at, union_iou
+from grit_lite.evaluate.grounding import grounding
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.runner import Asked
-from grit_lite.scorers import SCORERS, is_right
 
 Row = dict[str, Any]
 
@@ -22,7 +21,8 @@ _TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer
 def row(system: str, style: str, asked: Asked, completion: Generated, spec: ModelSpec) -> Row:
     """One row, with every score that the summary is made of. What has no score, because nobody judged it, has None."""
     question, read = asked.question, parse(completion.text)
-    found = chain_boxes(read, spec, question, completion)
+    written = [box.numbers for box in read.chain_boxes]  # good or bad: a bad one is meant to cost
+    found = [spec.box_space.to_pixels(box, original=question.size, resized=completion.resized) for box in written]
     predicted = read.answer
     if predicted is None and style == "direct":
         predicted = completion.text.strip()
@@ -42,13 +42,13 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
         "completion": completion.text,
         "answer": predicted,
         "boxes": [list(box) for box in found],
+        "gold_boxes": [list(box) for box in question.boxes],
         "scorer": question.scorer,
         "score": score,
         "correct": None if score is None else score >= 1,
         "correct_lenient": None if lenient_score is None else lenient_score >= 1,
         "valid_format": has_valid_format(read),
-        "union_iou": union_iou(found, question.boxes) if question.boxes else None,
-        "f1": f1_at(found, question.boxes, 0.5) if question.boxes else None,
+        **grounding(written, question.boxes, spec.box_space, question.size, completion.resized),
         "tokens": completion.tokens,
         "finished": completion.finished,
         "key": asked.key,
@@ -58,17 +58,7 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
 def _score(question: Question, predicted: str | None) -> float | None:
     if question.scorer == "judge":
         return None
-    if question.scorer == "rule":
-        return float(is_right(predicted, question.gold))
-    return SCORERS[question.scorer](predicted, question.gold)
-
-
-def chain_boxes(read: GroundedAnswer, spec: ModelSpec, question: Question, completion: Generated) -> list[Box]:
-    """Every box of the reasoning in pixels of the original image, good or bad: a bad one is meant to cost."""
-    return [
-        spec.box_space.to_pixels(box.numbers, original=question.size, resized=completion.resized)
-        for box in read.chain_boxes
-    ]
+    return scorers.score(question.scorer, predicted, question.gold, question.facts)
 
 
 def short_ending(text: str) -> str | None:
@@ -81,11 +71,7 @@ def short_ending(text: str) -> str | None:
 
 def scored_by() -> str:
     """The sha256 of the code that reads and scores completions: two results with the same one can be compared."""
-    folders = [Path(module.__file__ or "") for module in (answer, boxes, scorers)]
-    files = [Path(__file__), *folders]
-    for path in [path for path in folders if path.name == "__init__.py"]:
-        files += path.parent.glob("*.py")
-    digest = hashlib.sha256()
-    for path in sorted(set(files), key=lambda path: (path.parent.name, path.name)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    package, here = Path(scorers.__file__).parent, Path(__file__)
+    modules = [Path(str(module.__file__)) for module in (answer, boxes)]
+    files = [*modules, *sorted(package.glob("*.py")), here, here.with_name("grounding.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()

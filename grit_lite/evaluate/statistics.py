@@ -7,7 +7,7 @@ machine. Where completions were sampled more than once, the draws are resampled 
 or images.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from math import sqrt
 from typing import NamedTuple
 
@@ -202,16 +202,23 @@ def detectable(
     return float(steps * error) if error > 0 else None  # not for nan, either
 
 
-def resampled(statistics: np.ndarray, clusters: Sequence[Hashable], seed: int = SEED) -> np.ndarray:
-    """(resamples, k): what rows bring of k statistics (n, k), added up over as many clusters as there are, drawn anew.
+def aggregate(
+    function: Callable[[Sequence[int]], float],
+    clusters: Sequence[Hashable],
+    resamples: int = CHUNK,
+    seed: int = SEED,
+) -> np.ndarray:
+    """(resamples,) values of a function of rows that is no mean, each on clusters drawn with replacement.
 
-    Equal clusters and an equal seed draw the same, so that two systems on the same rows can be compared draw by draw.
+    Args:
+        function: of the numbers of the rows that were drawn, those of a cluster together; nan where it has no value.
     """
-    index, rng = _numbers(clusters), np.random.default_rng(seed)
-    sums = np.zeros((max(index) + 1, statistics.shape[1]))
-    np.add.at(sums, index, statistics)
-    drawn = (rng.integers(len(sums), size=(CHUNK, len(sums))) for _ in range(RESAMPLES // CHUNK))
-    return np.concatenate([sums[places].sum(1) for places in drawn])
+    members: dict[Hashable, list[int]] = {}
+    for row, cluster in enumerate(clusters):
+        members.setdefault(cluster, []).append(row)
+    groups, rng = list(members.values()), np.random.default_rng(seed)
+    drawn = (rng.integers(len(groups), size=len(groups)) for _ in range(resamples))
+    return np.array([function([row for place in places for row in groups[place]]) for places in drawn])
 
 
 def _gaps(a: Sequence[float], b: Sequence[float]) -> np.ndarray:

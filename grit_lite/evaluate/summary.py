@@ -10,6 +10,7 @@ from rich.table import Table
 
 from grit_lite.answer import plain
 from grit_lite.evaluate import statistics
+from grit_lite.evaluate.aggregates import Aggregate, resampled
 from grit_lite.evaluate.statistics import Cell
 
 Row = Mapping[str, Any]
@@ -19,15 +20,14 @@ _COLUMN = {"accuracy": "correct", "accuracy_lenient": "correct_lenient"}
 _MEANS = ("union_iou", "f1", "tokens")
 
 
-def summarise(rows: Mapping[str, Sequence[Row]], aggregates: Sequence[Any] = ()) -> dict[str, Any]:
+def summarise(rows: Mapping[str, Sequence[Row]], aggregates: Sequence[Aggregate] = ()) -> dict[str, Any]:
     """`systems` (a cell per measure), `paired` (the last system against each other one on the same rows), `failures`.
 
     Rows with the same `cluster` share an image; those of the same `draw` are one pass through the questions.
 
     Args:
         rows: by system, every system with the same questions and draws in the same order.
-        aggregates: each with a `name`, `statistics` (rows -> (n, k), what each row brings) and `value` ((…, k) sums of
-            them -> (…) values, nan where there is none).
+        aggregates: numbers over many rows that are no mean.
     """
     *others, last = rows
     paired = [difference for other in others for difference in _compare(rows, last, other)]
@@ -58,7 +58,7 @@ def _failures(rows: Sequence[Row]) -> dict[str, int]:
     }
 
 
-def _system(rows: Sequence[Row], aggregates: Sequence[Any]) -> dict[str, Any]:
+def _system(rows: Sequence[Row], aggregates: Sequence[Aggregate]) -> dict[str, Any]:
     cells: dict[str, Any] = {
         measure: {name: _cell(part, _COLUMN[measure], statistics.share) for name, part in _by_dataset(rows).items()}
         for measure in _SHARES
@@ -89,7 +89,7 @@ def _spread(values: Sequence[float], draws: Sequence[int]) -> dict[str, Any]:
     return {"draws": means, "spread": float(np.std(means, ddof=1))} if len(means) > 1 else {}
 
 
-def _sums(rows: Sequence[Row], aggregate: Any) -> tuple[np.ndarray, list[Hashable]]:
+def _sums(rows: Sequence[Row], aggregate: Aggregate) -> tuple[np.ndarray, list[Hashable]]:
     """(n, k) statistics, and their clusters: rows belong together within a draw only."""
     draws = sorted({row.get("draw", 0) for row in rows})
     parts = [[row for row in rows if row.get("draw", 0) == draw] for draw in draws]
@@ -97,10 +97,14 @@ def _sums(rows: Sequence[Row], aggregate: Any) -> tuple[np.ndarray, list[Hashabl
     return np.concatenate([aggregate.statistics(part) for part in parts]), clusters
 
 
-def _aggregate(rows: Sequence[Row], aggregate: Any) -> dict[str, Any]:
+def _aggregate(rows: Sequence[Row], aggregate: Aggregate) -> dict[str, Any]:
     brought, clusters = _sums(rows, aggregate)
     value = float(aggregate.value(brought.sum(0)))
-    return _with_interval(value, aggregate.value(statistics.resampled(brought, clusters)), len(rows))
+    return _with_interval(value, _drawn(aggregate, brought, clusters), len(rows))
+
+
+def _drawn(aggregate: Aggregate, brought: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
+    return aggregate.value(resampled(brought, clusters, statistics.RESAMPLES, statistics.SEED))
 
 
 def _with_interval(value: float, drawn: np.ndarray, n: int) -> dict[str, Any]:
@@ -112,11 +116,13 @@ def _with_interval(value: float, drawn: np.ndarray, n: int) -> dict[str, Any]:
     return Cell(value, float(low), float(high), n)._asdict()
 
 
-def _compare_aggregate(rows: Mapping[str, Sequence[Row]], of: str, against: str, aggregate: Any) -> dict[str, Any]:
+def _compare_aggregate(
+    rows: Mapping[str, Sequence[Row]], of: str, against: str, aggregate: Aggregate
+) -> dict[str, Any]:
     (a, clusters), (b, _) = (_sums(rows[system], aggregate) for system in (of, against))
     value = float(aggregate.value(a.sum(0)) - aggregate.value(b.sum(0)))
-    drawn = [aggregate.value(statistics.resampled(brought, clusters)) for brought in (a, b)]
-    cell = _with_interval(value, drawn[0] - drawn[1], len(rows[of]))
+    drawn = _drawn(aggregate, a, clusters) - _drawn(aggregate, b, clusters)
+    cell = _with_interval(value, drawn, len(rows[of]))
     return {"metric": aggregate.name, "of": of, "against": against, "difference": cell.pop("value"), **cell}
 
 

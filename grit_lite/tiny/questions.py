@@ -6,14 +6,14 @@ that pre-training can weigh what decides the style of an answer apart from what 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from grit_lite.boxes import Box
-from grit_lite.tiny.world import COLORS, SHAPES, SIDE, Scene, Shape, Split, make_scene
+from grit_lite.tiny.world import COLORS, NEW_PAIRS, SHAPES, SIDE, STYLES, Scene, Shape, Split, make_scene
 
 _T = TypeVar("_T")
 Kind = Literal["relation", "count", "attribute", "existence", "where"]
@@ -56,17 +56,26 @@ class Asked:
 
 
 def held_out(kinds: Sequence[Kind], per_kind: int, split: Split = "test") -> list[SceneQuestion]:
-    """`per_kind` questions of each kind about scenes of a split; always the same ones for the same arguments."""
+    """`per_kind` questions of each kind about scenes of a split; always the same ones for the same arguments.
+
+    A question of the split `new_pairs` is about at least one object of such a pair; a scene of `more` that had no room
+    for its least number of objects is left out.
+    """
     questions = []
     for kind in kinds:
         index, wanted = 0, len(questions) + per_kind
         while len(questions) < wanted:
             scene = make_scene(index, split)
             asked = ask(kind, np.random.default_rng([index, KINDS.index(kind)]), scene)
-            if asked is not None:
+            if asked is not None and _belongs(asked, scene, split):
                 questions.append(SceneQuestion(asked.question, asked.answer, asked.kind, asked.boxes, scene.image))
             index += 1
     return questions
+
+
+def _belongs(asked: Asked, scene: Scene, split: Split) -> bool:
+    is_new = [(shape.color, shape.shape) in NEW_PAIRS for shape in scene.objects if shape.box in asked.boxes]
+    return (split != "new_pairs" or any(is_new)) and len(scene.objects) >= STYLES[split].objects[0]
 
 
 def ask(kind: Kind, rng: np.random.Generator, scene: Scene) -> Asked | None:
@@ -139,7 +148,7 @@ def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5) ->
     `usual` is the share that asks for left of or above. Comparing what is stated with what is asked is an exclusive or:
     learned from one side first, it is a habit with exceptions instead, which gradients find sooner.
     """
-    names = [(color, shape) for color in COLORS for shape in SHAPES]
+    names = sorted(_SEEN)
     first, second = rng.choice(len(names), 2, replace=False)
     while True:
         a, b = (Shape(names[k][0], names[k][1], _imagined_box(rng)) for k in (first, second))
@@ -147,6 +156,12 @@ def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5) ->
             asked = ("left of", "above")[axis]
             asked = asked if rng.random() < usual else OPPOSITE[asked]
             return relation(rng, a, b, true_relation(a.box, b.box, axis), asked)
+
+
+def told_the_other_way(asked: Asked) -> Asked:
+    """The same question where the box of the second object is written before that of the first: names decide."""
+    half = len(asked.found) // 2
+    return replace(asked, found=tuple((text, "filler") for text, _ in (*asked.found[half:], *asked.found[:half])))
 
 
 def _imagined_box(rng: np.random.Generator) -> Box:
@@ -162,7 +177,7 @@ def _imagined_box(rng: np.random.Generator) -> Box:
 def ask_count(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | None:
     """How many of a class are there? 0 to 5; small and large numbers are evened out where the scene allows."""
     by_count: dict[int, list[str]] = {}
-    for label in _LABELS:
+    for label in _labels(objects):
         by_count.setdefault(len(_of_class(objects, label)), []).append(label)
     counts = sorted(by_count)
     weights = np.array([{0: 0.4, 1: 0.7}.get(count, 1.0 + 0.3 * count) for count in counts])
@@ -238,7 +253,7 @@ def ask_existence(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked |
     else:
         near = {f"{o.color} {shape}" for o in objects for shape in SHAPES}
         near |= {f"{color} {o.shape}" for o in objects for color in COLORS}
-        name = _pick(rng, sorted(near - names))
+        name = _pick(rng, sorted(near & {*map(" ".join, _SEEN)} - names))
     members = _of_class(objects, name)
     return Asked(
         question=f"Is there a {name}?",
@@ -260,7 +275,7 @@ def ask_existence(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked |
 
 def ask_where(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | None:
     """Where is the only object of a class? The answer is its box."""
-    lone = [(label, found[0]) for label in _LABELS if len(found := _of_class(objects, label)) == 1]
+    lone = [(label, found[0]) for label in _labels(objects) if len(found := _of_class(objects, label)) == 1]
     if not lone:
         return None
     label, shape = _pick(rng, lone)
@@ -270,7 +285,7 @@ def ask_where(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | Non
 
 def ask_where_all(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | None:
     """Find every object of a class that is there; the answer lists the boxes from left to right."""
-    present = [label for label in _LABELS if _of_class(objects, label)]
+    present = [label for label in _labels(objects) if _of_class(objects, label)]
     label = _pick(rng, present)
     members = _of_class(objects, label)
     answer = ", ".join(box_text(shape.box, label) for shape in members)
@@ -296,12 +311,16 @@ def box_pieces(box: Box, label: str) -> Pieces:
     )
 
 
-_LABELS = (
-    *(f"{color} {shape}" for color in COLORS for shape in SHAPES),
-    *SHAPES,
-    *(f"{color} object" for color in COLORS),
-    "object",
-)
+# What is named without being in the scene is never a pair that pre-training must not see.
+_SEEN = tuple((color, shape) for color in COLORS for shape in SHAPES if (color, shape) not in NEW_PAIRS)
+
+
+def _labels(objects: Sequence[Shape]) -> list[str]:
+    """Every name of a class that may be asked about in this scene."""
+    classes = [*SHAPES, *(f"{color} object" for color in COLORS), "object"]
+    return [*dict.fromkeys([*map(" ".join, _SEEN), *sorted(shape.name for shape in objects)]), *classes]
+
+
 _ASK: dict[str, Callable[[np.random.Generator, Sequence[Shape]], Asked | None]] = {
     "relation": ask_relation,
     "count": ask_count,

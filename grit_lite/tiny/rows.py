@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -184,18 +184,26 @@ class Packer:
         self.ask(row, question, [(asked.kind, direct_answer(asked), weights)])
 
     def ask_grounded(self, row: Row, asked: Asked, rng: np.random.Generator) -> None:
-        """The GRIT prompt with one answer in a drawn style, and one full chain."""
+        """The GRIT prompt with one answer in a drawn style, one full chain, and for relations boxes then answer."""
         style = str(rng.choice(list(STYLES), p=list(STYLES.values())))
         answers = [
             ("style", styled(asked, style), STYLE_WEIGHTS),
             (f"chain_{asked.kind}", full_chain(asked), CHAIN_WEIGHTS),
         ]
+        if asked.kind == "relation":  # two bare boxes have to be enough to answer from
+            answers.append(("chain_boxes", styled(asked, "boxes_only"), CHAIN_WEIGHTS))
         self.ask(row, GRIT_PROMPT.render(asked.question), answers)
 
-    def ask_to_read(self, row: Row, asked: Asked) -> None:
-        """A chain about boxes that nobody drew: only what is read from the coordinates counts."""
-        question = GRIT_PROMPT.render(asked.question, style="direct")
+    def ask_to_read(self, row: Row, asked: Asked, style: Literal["grounded", "direct"]) -> None:
+        """A chain about boxes that nobody drew, behind either prompt: only what is read from the coordinates counts."""
+        question = GRIT_PROMPT.render(asked.question, style=style)
         self.ask(row, question, [("reading", full_chain(asked), READING_WEIGHTS)])
+
+    def ask_to_compare(self, row: Row, asked: Asked) -> None:
+        """A question that tells the boxes itself; the answer is a bare yes or no."""
+        told = "".join(text for text, _ in asked.found).strip()
+        question = GRIT_PROMPT.render(f"{told} {asked.question}", style="direct")
+        self.ask(row, question, [("told", direct_answer(asked), READING_WEIGHTS)])
 
     def ask_to_match(self, row: Row, asked: Asked) -> None:
         """A chain without boxes: only whether what it states is what was asked counts."""

@@ -1,7 +1,8 @@
-"""Drawn scenes: one to five coloured shapes on a 112 x 112 picture, every box exact to the pixel.
+"""Drawn scenes: coloured shapes on a 112 x 112 picture, every box exact to the pixel.
 
 A scene is a pure function of (split, index): its random stream is seeded with both, so scenes of different splits
-never share a stream. numpy and Pillow only.
+never share a stream. Pre-training sees `train`; `validation` and `test` are drawn alike; the other splits are harder,
+each in one way that pre-training never saw. numpy and Pillow only.
 """
 
 import functools
@@ -13,8 +14,7 @@ from PIL import Image, ImageDraw
 
 from grit_lite.boxes import Box
 
-Split = Literal["train", "validation", "test"]
-SPLIT_STREAMS: dict[str, int] = {"train": 11, "validation": 22, "test": 33}
+Split = Literal["train", "validation", "test", "more", "smaller", "new_pairs"]
 
 SIDE = 112  # pixels
 SHAPES = ("circle", "square", "triangle")
@@ -26,8 +26,33 @@ COLORS = {
     "purple": (150, 60, 190),
     "white": (245, 245, 245),
 }
+# Colour and shape of these are known, each with others; the two together are in the split `new_pairs` alone.
+NEW_PAIRS = frozenset({("red", "triangle"), ("blue", "circle"), ("white", "square")})
 MOST_OBJECTS = 5
-_SMALLEST, _LARGEST, _LARGEST_WHEN_CROWDED = 18.0, 42.0, 34.0  # pixels across, before rotation
+
+
+class Style(NamedTuple):
+    """How the scenes of a split are drawn.
+
+    `across` is the smallest and the largest extent of an object in pixels, before rotation; `crowded` is the largest in
+    a scene of the most objects; `own` pairs are drawn beside those that pre-training sees.
+    """
+
+    stream: int
+    objects: tuple[int, int] = (1, MOST_OBJECTS)
+    across: tuple[float, float] = (18.0, 42.0)
+    crowded: float = 34.0
+    own: frozenset[tuple[str, str]] = frozenset()
+
+
+STYLES: dict[str, Style] = {
+    "train": Style(11),
+    "validation": Style(22),
+    "test": Style(33),
+    "more": Style(44, objects=(6, 8), across=(18.0, 26.0), crowded=22.0),
+    "smaller": Style(55, across=(10.0, 16.0), crowded=16.0),
+    "new_pairs": Style(66, own=NEW_PAIRS),
+}
 _LARGEST_TURN = 0.1  # radians
 _GAP = 2  # pixels kept free between two objects
 _TRIES = 30
@@ -53,43 +78,51 @@ class Scene(NamedTuple):
     mask: np.ndarray
 
 
-def make_scene(index: int, split: Split, most_objects: int = MOST_OBJECTS) -> Scene:
+def make_scene(index: int, split: Split, most_objects: int | None = None) -> Scene:
     """The scene number `index` of a split; the same arguments always give the same pixels.
 
-    `most_objects` below 5 is the curriculum of pre-training: it draws another, simpler scene from the same stream.
+    `most_objects` below the split's own is the curriculum of pre-training: another, simpler scene of the same stream.
     """
-    rng = np.random.default_rng([SPLIT_STREAMS[split], index])
-    mask, objects = _place_objects(rng, most_objects)
+    style = STYLES[split]
+    rng = np.random.default_rng([style.stream, index])
+    mask, objects = _place_objects(rng, style, most_objects or style.objects[1])
     return Scene(_paint(rng, mask, objects), objects, mask)
 
 
-def _place_objects(rng: np.random.Generator, most_objects: int) -> tuple[np.ndarray, tuple[Shape, ...]]:
-    colors, shapes, least = _theme(rng)
-    count = int(rng.integers(min(least, most_objects), most_objects + 1))
+def _place_objects(rng: np.random.Generator, style: Style, most: int) -> tuple[np.ndarray, tuple[Shape, ...]]:
+    pairs, least = _theme(rng, [pair for pair in _PAIRS if pair not in NEW_PAIRS - style.own])
+    count = int(rng.integers(min(max(least, style.objects[0]), most), most + 1))
+    largest = style.crowded if count >= style.objects[1] else style.across[1]
     canvas = Image.new("L", (SIDE, SIDE), 0)
     draw, outlines = ImageDraw.Draw(canvas), []
     for _ in range(count):
-        outline = _free_outline(rng, shapes, outlines, crowded=count >= MOST_OBJECTS)
+        outline = _free_outline(rng, sorted({shape for _, shape in pairs}), outlines, (style.across[0], largest))
         if outline is not None:
             outlines.append(outline)
             draw.polygon(outline.points, fill=len(outlines))
     mask = np.asarray(canvas)
-    named = ((str(rng.choice(colors)), outline.shape) for outline in outlines)
+    named = (
+        (str(rng.choice([color for color, shape in pairs if shape == outline.shape])), outline.shape)
+        for outline in outlines
+    )
     return mask, tuple(Shape(color, shape, _extent(mask == k)) for k, (color, shape) in enumerate(named, start=1))
 
 
-def _theme(rng: np.random.Generator) -> tuple[list[str], list[str], int]:
-    """Colours, shapes and least number of objects: some scenes repeat names, so that there is something to count."""
-    colors: list[str] = list(COLORS)
-    shapes: list[str] = list(SHAPES)
+_PAIRS = tuple((color, shape) for color in COLORS for shape in SHAPES)
+
+
+def _theme(rng: np.random.Generator, pairs: list[tuple[str, str]]) -> tuple[list[tuple[str, str]], int]:
+    """Which of the pairs a scene is made of, and its least number of objects: some scenes repeat names, so that there
+    is something to count."""
     kind = rng.random()
+    colors, shapes = list(rng.permutation(list(COLORS))), list(rng.permutation(SHAPES))
     if kind < 0.30:
-        return list(rng.choice(colors, 2, replace=False)), list(rng.choice(shapes, 2, replace=False)), 3
+        return [pair for pair in pairs if pair[0] in colors[:2] and pair[1] in shapes[:2]], 3
     if kind < 0.42:
-        return colors, [str(rng.choice(shapes))], 2
+        return [pair for pair in pairs if pair[1] == shapes[0]], 2
     if kind < 0.52:
-        return [str(rng.choice(colors))], shapes, 2
-    return colors, shapes, 1
+        return [pair for pair in pairs if pair[0] == colors[0]], 2
+    return pairs, 1
 
 
 class _Outline(NamedTuple):
@@ -99,11 +132,11 @@ class _Outline(NamedTuple):
 
 
 def _free_outline(
-    rng: np.random.Generator, shapes: list[str], taken: list[_Outline], *, crowded: bool
+    rng: np.random.Generator, shapes: list[str], taken: list[_Outline], sizes: tuple[float, float]
 ) -> _Outline | None:
     for _ in range(_TRIES):
         shape = str(rng.choice(shapes))
-        across = float(rng.uniform(_SMALLEST, _LARGEST_WHEN_CROWDED if crowded else _LARGEST))
+        across = float(rng.uniform(*sizes))
         center = rng.uniform(across / 2, SIDE - across / 2, 2)
         points = _points(shape, center, across, float(rng.uniform(-_LARGEST_TURN, _LARGEST_TURN)))
         xs, ys = [x for x, _ in points], [y for _, y in points]
