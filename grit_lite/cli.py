@@ -134,7 +134,7 @@ def train(
 def _check_names(recipe: Recipe) -> None:
     """Refuse data, a model, a reward, a judge or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import find_spec, import_libraries, model_location
-    from grit_lite.judge import open_judge
+    from grit_lite.judge import judge_of
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
     from grit_lite.triplets import require_fetched
@@ -142,7 +142,7 @@ def _check_names(recipe: Recipe) -> None:
     recipe.of_one(processes.count())
     require_fetched(recipe.data)
     model_location(recipe.model)
-    build_scorer(recipe.rewards, open_judge(recipe.judge))
+    build_scorer(recipe.rewards, judge_of(recipe))
     number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
     find_spec(recipe)  # not before Unsloth, which chooses how the hub's client downloads
@@ -278,7 +278,7 @@ def _print_export(result: dict[str, Any]) -> None:
 def rewards(
     file: Annotated[Path, typer.Argument(help="Completions, a JSON object a line; a run's samples.jsonl will do.")],
     preset: Annotated[str, typer.Option(help="grit-lite, grit-paper or grit-code.")] = "grit-lite",
-    judge: Annotated[str, typer.Option(help="none, or rules: the rules of grit-lite decide.")] = "none",
+    judge: Annotated[str, typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.")] = "none",
     as_json: Json = False,
 ) -> None:
     """Score completions offline, and show what every preset pays to attacks.
@@ -350,6 +350,27 @@ def recipes(as_json: Json = False) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, line in first_lines.items():
         grid.add_row(Text(name, style="bold"), line)
+    out.print(grid)
+
+
+@app.command()
+def benchmarks(as_json: Json = False) -> None:
+    """List the benchmarks that grit-lite can evaluate on, with the licence of their data, none of which it brings.
+
+    Example: [bold]grit-lite benchmarks --json[/bold]
+    """
+    from grit_lite.evaluate.benchmarks import listing
+
+    if as_json:
+        print(json.dumps(listing()))
+        return
+    grid = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("name", "rows", "scorer", "verified", "licence"):
+        grid.add_column(heading, no_wrap=heading != "licence", justify="right" if heading == "rows" else "left")
+    for entry in listing():
+        rows = f"{entry['rows']:,}" if entry["rows"] else "–"
+        verified = "yes" if entry["verified"] else "no"
+        grid.add_row(entry["name"], rows, entry["scorer"], verified, entry["licence"])
     out.print(grid)
 
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
-from grit_lite.evaluate import evaluate, shapes
+from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
+from grit_lite.evaluate import evaluate, shapes, write_gallery
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
-from grit_lite.judge import open_judge
+from grit_lite.judge import Endpoint, Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
-from grit_lite.rewards import build_scorer
+from grit_lite.rewards import Scorer, build_scorer
 from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
@@ -68,10 +68,11 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
 def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
     run.update(status="running", processes=processes.count())
+    judge = processes.together(lambda: proven_judge(run))
     triplets, plan, backend = processes.together(lambda: prepare(run))
     run.update(versions={"grit-lite": __version__}, model=backend.describe())
     with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
-        optimise(run, backend, triplets, screen, stop, plan)
+        optimise(run, backend, triplets, build_scorer(recipe.rewards, judge), screen, stop, plan)
     remember_peak(run)
     if stop.signal_number is not None:
         raise processes.known_to_all(stopped(run, stop.signal_number))
@@ -85,6 +86,18 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] |
     run.finish("done")
     write_report(run.folder)
     return {"folder": str(run.folder), "status": "done", "evaluation": result}
+
+
+def proven_judge(run: Run) -> Judge | None:
+    """The judge of the recipe; an endpoint has passed its canaries.
+
+    Raises:
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    judge = judge_of(run.recipe)
+    if isinstance(judge, Endpoint):
+        judge.prove()
+    return judge
 
 
 def prepare_data(run: Run) -> list[Triplet]:
@@ -164,6 +177,7 @@ def optimise(
     run: Run,
     backend: Backend,
     triplets: Sequence[Triplet],
+    scorer: Scorer,
     screen: Screen,
     stop: "StopRequest",
     plan: "Plan | None" = None,
@@ -174,20 +188,22 @@ def optimise(
 
     Raises:
         OutOfMemory: it did not fit after every retry.
+        JudgeError: the judge fails too often; the last whole step is kept.
     """
     # Only now: what they import, Unsloth has to rewrite first, and it has been imported by `open_backend`.
     from grit_lite.trainer import build_trainer
     from grit_lite.vlm import shares_prompts
 
     alarms = [DeadSignalAlarm(run.recipe.dead_after), SamplerGapAlarm()]
+    tally = JudgeTally(run, scorer.judge)
 
     def on_step(metrics: dict[str, Any], timing: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         screen.step(metrics, timing, samples)
+        tally.write()
         for advice in filter(None, [alarm.after(metrics) for alarm in alarms]):
             run.changed(f"step {metrics['step']}: alarm: {advice}")
             screen.note(advice)
 
-    scorer = build_scorer(run.recipe.rewards, open_judge(run.recipe.judge))
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
     if run.recipe.vllm == "auto" and run.recipe.vllm_server is None and backend.engine_obstacle:
@@ -205,8 +221,11 @@ def optimise(
             stop_requested=stop.is_asked,
         )
 
-    while failure := attempt(trainer(), run, screen):
-        screen.note(retries.after(failure))
+    try:
+        while failure := attempt(trainer(), run, screen):
+            screen.note(retries.after(failure))
+    finally:
+        tally.write()
 
 
 def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
@@ -219,6 +238,8 @@ def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
     try:
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
         return None
+    except JudgeError as error:
+        raise unjudged(run, trainer, error) from error
     except (RuntimeError, MemoryError) as error:
         if trainer.accelerator.num_processes > 1 or not is_out_of_memory(error):
             raise
@@ -226,6 +247,32 @@ def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
     free_memory()  # only now, because the exception held the frames of the step
     trainer.keep_last_step()
     return failure
+
+
+def unjudged(run: Run, trainer: Any, error: JudgeError) -> JudgeError:
+    """The error of a judge, with what is kept and how to go on."""
+    if trainer.accelerator.num_processes == 1:  # several would have to write it together
+        trainer.keep_last_step()
+    checkpoint = run.latest_checkpoint()
+    kept = f"Step {checkpoint[0]} is kept" if checkpoint else "No step had been taken yet"
+    return JudgeError(f"{error}\n{kept}; go on with: grit-lite train --resume --output {run.folder}")
+
+
+class JudgeTally:
+    """What an endpoint was asked, in run.json, added to what it was asked before the run was interrupted.
+
+    Of several processes, it is what the first has asked.
+    """
+
+    def __init__(self, run: Run, judge: Judge | None) -> None:
+        self.run, self.judge = run, judge
+        self.before = run.facts().get("judge", {})
+
+    def write(self) -> None:
+        if isinstance(self.judge, Endpoint):
+            facts = self.judge.facts()
+            counted = {name: facts[name] + self.before.get(name, 0) for name in self.judge.counts}
+            self.run.update(judge=facts | counted)
 
 
 class Retries:
@@ -304,7 +351,7 @@ def measure(
             show(system, done, total)
             between_batches()
 
-        return evaluate(
+        result = evaluate(
             backend,
             shapes(questions or recipe.eval_questions),
             benchmark="shapes",
@@ -312,6 +359,8 @@ def measure(
             max_new_tokens=recipe.max_completion_tokens,
             progress=progress,
         )
+    write_gallery(folder / "eval", result["benchmark"])
+    return result
 
 
 def evaluate_again(folder: Path, questions: int | None = None) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -206,5 +207,51 @@ def test_the_same_seed_draws_the_same_adapter(recipe):
 def test_the_description_is_plain_facts(backend):
     facts = backend.describe()
     assert (facts["backend"], facts["backend_reason"]) == (NAME, "the recipe asks for it")
-    assert facts["parameters"] == 2_651_136
+    assert facts["parameters"] == 2_648_064
     assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_completion_goes_on_from_its_own_beginning(backend):
+    asked = requests(8)
+    whole = backend.generate(asked, max_new_tokens=12)
+    tokenizer = backend.processor.tokenizer
+    for tokens in (1, 5, 9):
+        # What a random model writes may be no text, which does not come back as the tokens that it was.
+        kept = [one for one in range(8) if _comes_back(tokenizer, whole[one].text)]
+        openings = [tokenizer.decode(_tokens(tokenizer, whole[one].text)[:tokens]) for one in kept]
+        begun = [replace(asked[one], opening=opening) for one, opening in zip(kept, openings, strict=True)]
+        rest = backend.generate(begun, max_new_tokens=12 - tokens)
+        assert [o + g.text for o, g in zip(openings, rest, strict=True)] == [whole[one].text for one in kept]
+        assert len(kept) > 3
+
+
+def _tokens(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _comes_back(tokenizer, text):
+    return "\ufffd" not in text and len(_tokens(tokenizer, text)) == 12
+
+
+def test_openings_of_different_lengths_and_none_stand_in_one_batch(backend):
+    asked = [replace(one, opening="the red circle " * index) for index, one in enumerate(requests(4))]
+    alone = [backend.generate([one], max_new_tokens=6)[0] for one in asked]
+    assert backend.generate(asked, max_new_tokens=6) == alone
+    assert alone[1] != backend.generate([replace(asked[1], opening="")], max_new_tokens=6)[0]
+
+
+def test_the_librarys_own_generation_begins_with_the_opening_too(backend, monkeypatch):
+    asked = [replace(one, opening="the red circle " * index) for index, one in enumerate(requests(4))]
+    shared = backend.generate(asked, max_new_tokens=6)
+    monkeypatch.setattr(backend, "vlm", None)
+    assert backend.generate(asked, max_new_tokens=6) == shared
+
+
+def test_what_stands_in_an_opening_is_never_a_special_token(backend):
+    spelt = replace(requests(1)[0], opening="<|image_pad|> <|im_end|>")
+    batch = backend._encode([spelt])
+    special = backend.processor.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>"])
+    plain = backend._encode(requests(1))
+    for token in special:
+        assert (batch["input_ids"] == token).sum() == (plain["input_ids"] == token).sum()
+    assert backend.generate([spelt], max_new_tokens=3)[0].tokens == 3

@@ -12,8 +12,9 @@ from rich.console import Console
 from grit_lite.answer import GRIT_PROMPT
 from grit_lite.backends import Generated, ModelSpec, Request, open_backend
 from grit_lite.boxes import Box, BoxSpace
-from grit_lite.evaluate import evaluate, examples, shapes, short_ending, table
+from grit_lite.evaluate import evaluate, shapes, short_ending, table
 from grit_lite.evaluate.summary import summarise
+from grit_lite.pages.outcomes import examples
 from grit_lite.recipe import Recipe
 from grit_lite.tiny.build import save_untrained
 from grit_lite.triplets import Triplet
@@ -218,13 +219,12 @@ def test_a_short_last_line_outside_the_tags_is_taken_for_an_answer(text, ending)
 
 
 def test_examples_take_every_outcome_in_turn_while_it_lasts():
-    # 16 both right, then 1 fixed, 1 broken and 2 both wrong
-    before = [{"correct": right} for right in [True] * 16 + [False, True, False, False]]
-    after = [{"correct": right} for right in [True] * 16 + [True, False, False, False]]
-    assert examples(before, after, count=4) == examples(before, after, count=4)
-    chosen = examples(before, after, count=6)
-    assert len(chosen) == 6
-    assert {16, 17, 18, 19} < set(chosen)
+    outcomes = ["both_right"] * 16 + ["fixed", "broken", "both_wrong", "both_wrong"]
+    assert examples(outcomes, count=4) == examples(outcomes, count=4)
+    chosen = examples(outcomes, count=6)
+    assert [outcomes[index] for index in chosen] == [
+        *("fixed", "broken", "both_wrong", "both_right", "both_wrong", "both_right")
+    ]
 
 
 def test_questions_about_one_image_are_drawn_together():

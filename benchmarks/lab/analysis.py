@@ -142,11 +142,11 @@ class Results:
         return Values(table, tuple(row["seed"] for row in rows), counts, scenes)
 
     def faithful(self, arm: str, condition: str) -> Values:
-        """Which relation questions are right under a condition of `faithfulness`."""
+        """Which of the first relation questions are right under a condition of `faithfulness`."""
         rows = self.rows[arm]
         kept = [row["outcomes"][FAITHFUL] for row in rows]
         table = np.stack([unpack_bits(one[condition], one["n"]) for one in kept]).astype(float)
-        scenes = np.asarray(self.header["scenes"]["relation"])
+        scenes = np.asarray(self.header["scenes"]["relation"][: table.shape[1]])
         return Values(table, tuple(row["seed"] for row in rows), np.ones(table.shape[1]), scenes)
 
     def sets(self) -> list[str]:

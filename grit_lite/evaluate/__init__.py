@@ -6,9 +6,7 @@ the cells and paired differences of `eval/<benchmark>.json`. `benchmarks` asks, 
 """
 
 import json
-import random
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,18 +17,17 @@ from grit_lite.backends import Backend, Generated, Request
 from grit_lite.boxes import Box, f1_at, union_iou
 from grit_lite.errors import OutOfMemory
 from grit_lite.evaluate.benchmarks import shapes
+from grit_lite.evaluate.gallery import keep_pictures, write_gallery
 from grit_lite.evaluate.summary import summarise, table
 from grit_lite.fitting import halving, is_out_of_memory
 from grit_lite.run import replace_text, write_json
 from grit_lite.scorers import is_right
 from grit_lite.triplets import Triplet
 
-__all__ = ["SYSTEMS", "evaluate", "shapes", "table"]
+__all__ = ["SYSTEMS", "evaluate", "shapes", "table", "write_gallery"]
 
 Row = dict[str, Any]
 
-EXAMPLES = 24
-EXAMPLE_SEED = 0
 # A text without <answer> still counts in `accuracy_lenient` if it ends in a line of at most this many words.
 SHORT_ANSWER_WORDS = 6
 _TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer>")
@@ -68,7 +65,7 @@ def evaluate(
     memory; only then the summary has what it came to.
 
     Args:
-        folder: `eval` of a run folder; a few examples keep their image in `folder`/images.
+        folder: `eval` of a run folder; small copies of the images go to `folder`/images (`gallery.keep_pictures`).
         systems: names from `SYSTEMS`; the last one is the one in question, the others are what it is held against.
         settings: whatever else a reader must know to repeat this; goes into the summary as it is.
         progress: told (system, triplets done, triplets in all) after each batch.
@@ -89,7 +86,7 @@ def evaluate(
     result = {"benchmark": benchmark, "split": "+".join(sorted({triplet.split for triplet in triplets}))}
     result |= {"n": len(triplets), "settings": settings}
     result |= summarise(rows, clusters=[_image_key(triplet) for triplet in triplets])
-    _save_examples(rows, triplets, folder, benchmark)
+    keep_pictures(rows, lambda index: triplets[index].load_image(), folder, benchmark)
     by_triplet = (row for together in zip(*rows.values(), strict=True) for row in together)
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in by_triplet)
     replace_text(folder / f"{benchmark}.jsonl", "".join(lines))
@@ -155,6 +152,7 @@ def _row(system: str, triplet: Triplet, completion: Generated, backend: Backend)
         "completion": completion.text,
         "answer": predicted,
         "boxes": [list(box) for box in boxes],
+        "gold_boxes": [list(box) for box in triplet.boxes],
         "correct": is_right(predicted, triplet.answer),
         "correct_lenient": is_right(lenient, triplet.answer),
         "valid_format": has_valid_format(answer),
@@ -185,26 +183,3 @@ def _image_key(triplet: Triplet) -> Hashable:
     """Equal for questions about the same image: drawn scenes, too, are asked about more than once."""
     image = triplet.image
     return image.tobytes() if isinstance(image, Image.Image) else image
-
-
-def _save_examples(rows: Mapping[str, list[Row]], triplets: Sequence[Triplet], folder: Path, benchmark: str) -> None:
-    """Save the images of a few triplets and name them in their rows."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    systems = list(rows)
-    for index in examples(rows[systems[0]], rows[systems[-1]]):
-        image = triplets[index].load_image()
-        path = images / f"{benchmark}-{index:05d}.png"
-        image.save(path)
-        for system in systems:
-            rows[system][index]["image"] = path.relative_to(folder).as_posix()
-
-
-def examples(before: Sequence[Row], after: Sequence[Row], count: int = EXAMPLES) -> list[int]:
-    """Which rows to show, drawn with a fixed seed: fixed, broken, both wrong, both right, in turn while they last."""
-    order = list(range(len(before)))
-    random.Random(EXAMPLE_SEED).shuffle(order)
-    outcomes = [(False, True), (True, False), (False, False), (True, True)]
-    piles = [[i for i in order if (before[i]["correct"], after[i]["correct"]) == outcome] for outcome in outcomes]
-    turns = (pile[turn] for turn in range(len(order)) for pile in piles if turn < len(pile))
-    return sorted(islice(turns, count))
