@@ -12,7 +12,7 @@ from rich.console import Console
 from grit_lite.answer import GRIT_PROMPT
 from grit_lite.backends import Generated, ModelSpec, Request, open_backend
 from grit_lite.boxes import Box, BoxSpace
-from grit_lite.evaluate import evaluate, from_triplet, shapes, short_ending, table
+from grit_lite.evaluate import aggregates, evaluate, from_triplet, shapes, short_ending, table
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.summary import summarise
 from grit_lite.pages.outcomes import examples
@@ -252,6 +252,63 @@ def row(index: int, correct: float) -> dict:
     part = {"correct": bool(correct), "correct_lenient": bool(correct), "valid_format": True}
     part |= {"id": str(index), "answer": "yes", "finished": True}
     return part | {"dataset": "d", "union_iou": None, "f1": None, "tokens": 1}
+
+
+def test_a_number_that_is_no_mean_has_an_interval_and_a_difference_of_its_own():
+    # 40 pairs, both rows of each alike: half of the pairs are right after tuning, a quarter before
+    made = {
+        system: [{**row(index, (index // 2) % every == 0), "cluster": str(index // 2)} for index in range(80)]
+        for system, every in (("base", 4), ("tuned", 2))
+    }
+    found = summarise(made, aggregates.find(["pairs"]))
+    cell = found["systems"]["tuned"]["pair_accuracy"]
+    assert (cell["value"], cell["n"]) == (0.5, 80)
+    assert 0.3 < cell["low"] < 0.4 < 0.6 < cell["high"] < 0.7
+    (difference,) = [one for one in found["paired"] if one["metric"] == "pair_accuracy"]
+    assert difference["difference"] == 0.25
+    assert 0 < difference["low"] < 0.25 < difference["high"] < 0.5
+
+
+def test_each_draw_has_its_mean_and_the_cell_their_spread():
+    made = {"tuned": [{**row(index // 2, index % 2), "draw": index % 2} for index in range(20)]}
+    cell = summarise(made)["systems"]["tuned"]["accuracy"]["all"]
+    assert (cell["value"], cell["n"], cell["draws"]) == (0.5, 20, [0.0, 1.0])
+    assert cell["spread"] == pytest.approx(0.7071, abs=1e-4)
+    assert (cell["low"], cell["high"]) == (0.0, 1.0)  # two draws that agree on nothing
+
+
+def test_a_row_that_was_not_judged_is_counted_and_left_out():
+    rows = [row(index, index < 3) for index in range(4)]
+    rows[3] |= {"correct": None, "correct_lenient": None, "score": None, "answer": None, "finished": False}
+    found = summarise({"base": [row(index, 0) for index in range(4)], "tuned": rows})
+    assert found["systems"]["tuned"]["accuracy"]["all"]["n"] == 3
+    assert found["failures"]["tuned"] == {"rows": 4, "without_answer": 1, "unfinished": 1, "not_judged": 1}
+    wins = next(one for one in found["paired"] if one["metric"] == "accuracy")
+    assert (wins["wins"], wins["losses"], wins["ties"], wins["n"]) == (3, 0, 0, 3)
+    text = printed({"benchmark": "b", "n": 4, **found})
+    assert "tuned: of 4 completions 1 without answer, 1 unfinished, 1 not judged." in " ".join(text.split())
+
+
+def test_every_p_is_corrected_for_all_that_were_tested():
+    made = {"base": [row(index, 0) for index in range(12)], "tuned": [row(index, index < 6) for index in range(12)]}
+    paired = [one for one in summarise(made)["paired"] if "p" in one]
+    assert len(paired) == 5  # two kinds of accuracy, in all and of one dataset, and the format
+    assert all(one["p_holm"] == min(1.0, 5 * one["p"]) for one in paired if one["p"] < 0.1)
+    assert {one["p"] for one in paired} == {2 / 2**6, 1.0}
+
+
+def test_the_table_says_that_questions_share_images():
+    rows = [{**row(index, index % 2), "cluster": str(index // 4)} for index in range(8)]
+    text = printed({"benchmark": "b", "n": 8, **summarise({"base": rows, "tuned": rows})})
+    assert "The 8 questions are about 2 images" in text
+
+
+def test_another_run_stands_in_the_table_by_its_name():
+    rows = {name: [row(index, index % 2) for index in range(8)] for name in ("base", "tiny-20260102-030405", "tuned")}
+    text = printed({"benchmark": "b", "n": 8, **summarise(rows)})
+    assert max(map(len, text.splitlines())) <= 80
+    assert "tiny-" in text
+    assert "− other" in text
 
 
 def printed(result: dict) -> str:

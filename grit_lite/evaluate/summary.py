@@ -17,7 +17,10 @@ Row = Mapping[str, Any]
 
 _SHARES = ("accuracy", "accuracy_lenient")
 _COLUMN = {"accuracy": "correct", "accuracy_lenient": "correct_lenient"}
-_MEANS = ("union_iou", "f1", "tokens")
+# Of boxes: `grounding` says what each is. What a row does not have is left out.
+_MEANS = ("union_iou", "f1", "matched_iou", "union_iou_unscaled", "n_boxes", "off_image_rate", "tokens")
+_FORM = ("valid_format", "without_box")
+_COMPARED = ("valid_format", "union_iou", "f1", "matched_iou")
 
 
 def summarise(rows: Mapping[str, Sequence[Row]], aggregates: Sequence[Aggregate] = ()) -> dict[str, Any]:
@@ -32,16 +35,13 @@ def summarise(rows: Mapping[str, Sequence[Row]], aggregates: Sequence[Aggregate]
     *others, last = rows
     paired = [difference for other in others for difference in _compare(rows, last, other)]
     _correct(paired)
-    clusters = len({_cluster(row) for row in rows[last]})
-    result = {
-        "clusters": clusters,
+    paired += [_compare_aggregate(rows, last, other, aggregate) for other in others for aggregate in aggregates]
+    return {
+        "clusters": len({_cluster(row) for row in rows[last]}),
         "systems": {system: _system(system_rows, aggregates) for system, system_rows in rows.items()},
         "paired": paired,
         "failures": {system: _failures(system_rows) for system, system_rows in rows.items()},
     }
-    if aggregates:
-        result["paired_aggregates"] = [_compare_aggregate(rows, last, other, a) for other in others for a in aggregates]
-    return result
 
 
 def _cluster(row: Row) -> Hashable:
@@ -63,11 +63,9 @@ def _system(rows: Sequence[Row], aggregates: Sequence[Aggregate]) -> dict[str, A
         measure: {name: _cell(part, _COLUMN[measure], statistics.share) for name, part in _by_dataset(rows).items()}
         for measure in _SHARES
     }
-    cells["valid_format"] = _cell(rows, "valid_format", statistics.share)
-    cells |= {measure: _cell(rows, measure, statistics.mean_interval) for measure in _MEANS}
-    if aggregates:
-        cells["aggregates"] = {aggregate.name: _aggregate(rows, aggregate) for aggregate in aggregates}
-    return cells
+    cells |= {measure: _cell(rows, measure, statistics.share) for measure in _FORM if measure in rows[0]}
+    cells |= {measure: _cell(rows, measure, statistics.mean_interval) for measure in _MEANS if measure in rows[0]}
+    return cells | {aggregate.name: _aggregate(rows, aggregate) for aggregate in aggregates}
 
 
 def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -123,14 +121,15 @@ def _compare_aggregate(
     value = float(aggregate.value(a.sum(0)) - aggregate.value(b.sum(0)))
     drawn = _drawn(aggregate, a, clusters) - _drawn(aggregate, b, clusters)
     cell = _with_interval(value, drawn, len(rows[of]))
-    return {"metric": aggregate.name, "of": of, "against": against, "difference": cell.pop("value"), **cell}
+    names = {"metric": aggregate.name, "dataset": "all", "of": of, "against": against}
+    return {**names, "difference": cell.pop("value"), **cell}
 
 
 def _compare(rows: Mapping[str, Sequence[Row]], of: str, against: str) -> list[dict[str, Any]]:
     """Every paired difference of two systems; those of shares also carry McNemar's p."""
     datasets = ["all", *sorted({row["dataset"] for row in rows[of]})]
     measures = [(measure, _COLUMN[measure], dataset) for measure in _SHARES for dataset in datasets]
-    measures += [(measure, measure, "all") for measure in ("valid_format", "union_iou", "f1")]
+    measures += [(measure, measure, "all") for measure in _COMPARED if measure in rows[of][0]]
     return [
         {"metric": measure, "dataset": dataset, "of": of, "against": against}
         | _difference(_pairs(rows[of], rows[against], column, dataset), tested=measure not in _MEANS)
@@ -198,9 +197,6 @@ def table(result: Mapping[str, Any]) -> Table:
         shown = [_shown(cell, metric, system) for system, cell in cells.items()]
         difference = _shown_difference(result["paired"], metric, dataset or "all", other)
         grid.add_row(_label(metric, dataset), *shown, difference)
-    for name in next(iter(systems.values())).get("aggregates", {}):
-        cells = {system: value["aggregates"][name] for system, value in systems.items()}
-        grid.add_row(escape(name), *(_shown(cell, "aggregate", system) for system, cell in cells.items()))
     return grid
 
 
@@ -228,19 +224,26 @@ def _other(systems: Mapping[str, Any]) -> str | None:
 def _lines(systems: Mapping[str, Any]) -> list[tuple[str, str | None]]:
     """(metric, dataset) of every row of the table; None where a metric is not split by dataset."""
     datasets = next(iter(systems.values()))["accuracy"]
-    others = [("valid_format", None), ("union_iou", None), ("f1", None), ("tokens", None)]
-    return [*(("accuracy", name) for name in datasets), ("accuracy_lenient", "all"), *others]
+    lines: list[tuple[str, str | None]] = [("accuracy", name) for name in datasets]
+    lines += [("accuracy_lenient", "all")]
+    lines += [(name, None) for name in ("valid_format", "union_iou", "f1", "tokens", *_aggregates(systems))]
+    return [(name, dataset) for name, dataset in lines if any(name in system for system in systems.values())]
+
+
+def _aggregates(systems: Mapping[str, Any]) -> list[str]:
+    known = (*_SHARES, *_FORM, *_MEANS)
+    return [name for name in next(iter(systems.values())) if name not in known]
 
 
 def _label(metric: str, dataset: str | None) -> str:
-    return _LABELS[metric] if dataset in (None, "all") else f"  {escape(plain(dataset))}"
+    return _LABELS.get(metric, metric) if dataset in (None, "all") else f"  {escape(plain(dataset))}"
 
 
 def _shown(cell: Mapping[str, Any], metric: str, system: str) -> str:
     if cell["value"] is None or (system == "base_direct" and metric in _NOT_ASKED_DIRECTLY):
         return "–"
     value, low, high = (_written(cell[key], metric) for key in ("value", "low", "high"))
-    unit = "" if metric in _DECIMALS else " %"
+    unit = " %" if metric in _IN_PERCENT else ""
     return f"{value}{unit}\n[dim]{low}–{high}\nn {cell['n']}[/]"
 
 
@@ -255,13 +258,12 @@ def _shown_difference(paired: Sequence[Mapping[str, Any]], metric: str, dataset:
     return f"[{colour}]{difference}[/]\n[dim]{low}…{high}\nn {row['n']}[/]"
 
 
-# Decimals of what is no share; shares are written in percent.
-_DECIMALS = {"union_iou": 2, "f1": 2, "tokens": 0, "aggregate": 2}
+_IN_PERCENT = (*_SHARES, *_FORM)
 
 
 def _written(value: float | None, metric: str, sign: str = "") -> str:
     if value is None:
         return "?"
-    if metric in _DECIMALS:
-        return f"{value:{sign}.{_DECIMALS[metric]}f}"
-    return f"{100 * value:{sign}.1f}"
+    if metric in _IN_PERCENT:
+        return f"{100 * value:{sign}.1f}"
+    return f"{value:{sign}.{0 if metric == 'tokens' else 2}f}"
