@@ -226,7 +226,7 @@ def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not_narrow_it():
 
 
 def test_questions_without_the_measure_do_not_count():
-    found = values([[1, 0, 0.5, 0], [1, 0, 0.5, 0]], counts=[1, 0, 1, 0])
+    found = values([[1, 9, 0.5, 9], [1, 9, 0.5, 9]], counts=[1, 0, 1, 0])
     assert found.interval()[::3] == (0.75, 2)
     assert found.by_seed.tolist() == [0.75, 0.75]
 

@@ -31,9 +31,11 @@ def checks(results: Results, arm: str = DEFAULT) -> Iterator[Check]:
         yield _least(seed, "grounding IoU", iou.of_seed(seed).mean, IOU, percent=False)
         yield _least(seed, "position-relation accuracy", right["relation"].of_seed(seed).mean, RELATION)
         gain = right["relation"].of_seed(seed).above_untrained(before["relation"])
-        yield _gain(seed, f"relation above {prompts['relation']}", gain)
+        yield _gain(seed, f"relation above {_prompt(prompts['relation'])}", gain)
         yield _no_loss(
-            seed, f"counting against {prompts['count']}", right["count"].of_seed(seed).above_untrained(before["count"])
+            seed,
+            f"counting above {_prompt(prompts['count'])}",
+            right["count"].of_seed(seed).above_untrained(before["count"]),
         )
         taken = taken_away(results, arm, seed, prompts["relation"])
         yield _least(seed, "share of the relation gain that wrong boxes take away", taken, TAKEN)
@@ -68,7 +70,7 @@ def _no_loss(seed: int, what: str, gap: Values) -> Check:
 
 def _points(gap: Values) -> str:
     value, low, high, _ = gap.interval()
-    return f"{100 * value:+.1f} ({100 * low:+.1f} … {100 * high:+.1f}) points"
+    return f"{100 * value:+.1f} ({100 * low:+.1f} … {100 * high:+.1f})".replace("-", "−")
 
 
 def report(results: Results) -> tuple[str, bool]:
