@@ -6,7 +6,9 @@ never met a count of none does not learn to end a chain without a box. Half of t
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,15 +22,35 @@ _WANTED: dict[Kind, dict[str, int]] = {
 }
 
 
-def write_triplets(path: Path = TRIPLETS, seed: int = 20) -> Path:
+SEED = 20
+
+
+class Example(NamedTuple):
+    """A question about a training scene, with what the sentences of a full answer to it say."""
+
+    kind: Kind
+    scene: Scene
+    asked: Asked
+
+
+def write_triplets(path: Path = TRIPLETS, seed: int = SEED) -> Path:
     """The JSONL file, now holding 20 rows; the same seed gives the same rows and pictures."""
+    return write_examples(path, twenty(seed))
+
+
+def twenty(seed: int = SEED) -> list[Example]:
+    """Ten relation and ten counting questions; the same seed gives the same ones."""
+    return [Example(kind, scene, asked) for kind in _WANTED for scene, asked in _choose(kind, seed)]
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> Path:
+    """The JSONL file, now holding the examples as triplets; the folder that it lies in is made, with the pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rows = []
-    for kind in _WANTED:
-        for scene, asked in _choose(kind, seed):
-            image = f"{kind}_{len(rows):02d}.png"
-            scene.image.save(path.parent / image, optimize=True)
-            rows.append(_row(asked, kind, image))
+    for kind, scene, asked in examples:
+        image = f"{kind}_{len(rows):02d}.png"
+        scene.image.save(path.parent / image, optimize=True)
+        rows.append(_row(asked, kind, image))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

@@ -1,0 +1,151 @@
+"""One arm and seed, trained: GRPO-GR through the package's own training, supervised fine-tuning through TRL's.
+
+A run that was killed goes on from its last checkpoint, as `grit-lite train --resume` would.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lab.study import DRAWN, Arm, Study
+from benchmarks.lab.triplets import embedded_with_chains, write_drawn
+from grit_lite import training
+from grit_lite.backends import open_backend
+from grit_lite.errors import UsageError
+from grit_lite.recipe import Recipe, load_recipe
+from grit_lite.run import METRICS, Run, read_facts, read_rows, write_json
+
+BLOCK = 5  # steps that one point of a curve is the mean of
+CURVES = ("reward", "valid_format", "groups_that_teach", "completion_tokens", "kl")
+_COST = "cost.json"
+
+
+@contextmanager
+def cost() -> Iterator[dict[str, float]]:
+    """CPU seconds (user and system) of this process and seconds by the clock, known when the block has ended."""
+    spent: dict[str, float] = {}
+    cpu, clock = _cpu_seconds(), time.monotonic()
+    yield spent
+    spent |= {"cpu_seconds": round(_cpu_seconds() - cpu, 1), "wall_seconds": round(time.monotonic() - clock, 1)}
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def train(study: Study, arm: Arm, seed: int, scratch: Path) -> tuple[Path, dict[str, Any]]:
+    """The folder of the trained adapter, and what a row says of the training.
+
+    Args:
+        scratch: where this study's run folders and drawn triplets lie.
+    """
+    data = None
+    if arm.settings.get("data") == DRAWN:
+        data = str(write_drawn(scratch / "triplets", arm.settings["triplets"], seed))
+    recipe = study.recipe_of(arm, seed, data)
+    folder = scratch / arm.group / arm.name / f"seed-{seed}"
+    if read_facts(folder).get("status") != "done":
+        _METHODS[arm.method](recipe, folder)
+    return folder / "adapter", _facts(recipe, folder)
+
+
+def _facts(recipe: Recipe, folder: Path) -> dict[str, Any]:
+    facts, cost_file = read_facts(folder), folder / _COST
+    # Only a process that died between the last step and the next line leaves no such file.
+    spent = json.loads(cost_file.read_text()) if cost_file.is_file() else {"resumed": True}
+    return {
+        **spent,
+        "steps": recipe.steps,
+        "triplets_sha256": facts["data"]["sha256"],
+        "versions": facts["model"]["versions"],
+        "curve": curve(folder / METRICS),
+    }
+
+
+def curve(metrics: Path) -> dict[str, list[float | None]]:
+    """What changed over the steps: the last step of each block of five, and means over the block."""
+    rows = list(read_rows(metrics))
+    blocks = [rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK)]
+    names = [name for name in CURVES if rows and name in rows[0]]
+    means = {name: [_mean([row[name] for row in block]) for block in blocks] for name in names}
+    return {"step": [block[-1]["step"] for block in blocks], **means}
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if known else None
+
+
+def _reinforce(recipe: Recipe, folder: Path) -> None:
+    resumed = (folder / "recipe.yaml").is_file()
+    if resumed and load_recipe(str(folder / "recipe.yaml")) != recipe:
+        raise UsageError(f"{folder} holds a run of another recipe. Move it away, or name another --scratch.")
+    run = Run.resume(folder) if resumed else Run.create(folder, recipe)
+    with cost() as spent:
+        training.train(run)
+    write_json(folder / _COST, {**spent, "resumed": resumed})
+
+
+def _fine_tune(recipe: Recipe, folder: Path) -> None:
+    """Supervised fine-tuning on chains written by rule: the adapter, rate, schedule, updates and prompts a step of the
+    recipe; one chain of each prompt in the place of a group of completions."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
+
+    from grit_lite.trainer import prompt_order
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(folder, recipe)  # nothing is resumed: it takes less time than a checkpoint's worth of sampling
+    backend: Any = open_backend(recipe)
+    backend.attach_lora(recipe)
+    examples = embedded_with_chains()
+    order = prompt_order(len(examples), recipe.steps * recipe.prompts_per_step, recipe.seed)
+
+    def render(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
+        chosen = [examples[index] for index in batch["triplet"]]
+        asked = [backend.spec.prompts.render(triplet.question) for triplet, _ in chosen]
+        return {
+            "prompt": [[{"role": "user", "content": text}] for text in asked],
+            "completion": [[{"role": "assistant", "content": chain}] for _, chain in chosen],
+            "images": [[triplet.load_image()] for triplet, _ in chosen],
+        }
+
+    rows = Dataset.from_dict({"triplet": order}).with_transform(render)
+    config = SFTConfig(
+        output_dir=str(folder / "trainer"),
+        max_steps=recipe.steps,
+        per_device_train_batch_size=recipe.prompts_per_step,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.lr_schedule,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        optim="adamw_torch",
+        completion_only_loss=True,
+        max_length=None,
+        train_sampling_strategy="sequential",  # `prompt_order` is the order
+        remove_unused_columns=False,  # the transform makes the columns
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        seed=recipe.seed,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    with cost() as spent:
+        SFTTrainer(model=backend.model, args=config, train_dataset=rows, processing_class=backend.processor).train()
+    training.save_adapter(run, backend)
+    write_json(folder / _COST, {**spent, "resumed": False})
+    write_json(folder / "run.json", {"status": "done", "data": {"sha256": None}, "model": backend.describe()})
+    run.close()
+
+
+_METHODS: dict[str, Callable[[Recipe, Path], None]] = {"grpo": _reinforce, "sft": _fine_tune}

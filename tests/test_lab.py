@@ -1,0 +1,326 @@
+"""The laboratory: a valid study, runs of what is missing and nothing else, statistics that know made-up answers."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from benchmarks.lab import results, target, training, triplets
+from benchmarks.lab.__main__ import main
+from benchmarks.lab.analysis import Results, Values, against_default, holm
+from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
+from benchmarks.lab.study import DEFAULT, load_study
+from grit_lite.errors import DataError, RecipeError, UsageError
+from grit_lite.judge import open_judge
+from grit_lite.recipe import recipe_files
+from grit_lite.rewards import build_scorer
+from grit_lite.run import read_rows
+from grit_lite.tiny.questions import held_out
+from grit_lite.triplets import load
+from tests import lab_rows
+
+SMALL = (
+    "steps: 2, prompts_per_step: 1, group_size: 2, completions_per_pass: 2, max_completion_tokens: 24, save_every: 1"
+)
+
+
+def study_file(tmp_path, arms):
+    lines = "\n".join(f"      {name}: {{{settings}, why: test}}" for name, settings in arms.items())
+    text = f"recipe: tiny\ngroups:\n  test:\n    question: Does it run?\n    seeds: 1\n    arms:\n{lines}\n"
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return path
+
+
+# --- the study
+
+
+def test_every_arm_of_the_study_is_a_valid_recipe_with_rewards_that_can_be_built():
+    study = load_study()
+    for arm in study.arms():
+        recipe = study.recipe_of(arm, seed=arm.seeds[-1])
+        assert recipe.seed == arm.seeds[-1]
+        assert recipe.prompts_per_step == 4
+        build_scorer(recipe.rewards, open_judge(recipe.judge))
+    assert DEFAULT in {arm.id for arm in study.arms()}
+    assert len({arm.id for arm in study.arms()}) == len(list(study.arms()))
+
+
+def test_no_arm_is_the_default_arm_again():
+    study = load_study()
+    trained = [arm for arm in study.arms() if arm.method == "grpo"]
+    recipes = [study.recipe_of(arm, seed=0).model_copy(update={"name": ""}) for arm in trained]
+    assert all(a != b for k, a in enumerate(recipes) for b in recipes[:k])
+
+
+def test_the_study_is_no_recipe():
+    assert not {"lab", "study"} & recipe_files().keys()
+
+
+def test_runs_come_by_group_then_seed(tmp_path):
+    jobs = [(arm.id, seed) for arm, seed in load_study().jobs(["loss"])]
+    assert jobs[:4] == [("loss/dr_grpo", 0), ("loss/dapo", 0), ("loss/gspo", 0), ("loss/dr_grpo", 1)]
+    assert [seed for _, seed in load_study().jobs(["loss/dapo"], seeds=[2])] == [2]
+    with pytest.raises(UsageError, match="no such group or arm"):
+        load_study().jobs(["los"])
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [("learning_rte: 1", "learning_rate"), ("method: dpo", "Methods are"), ("data: drawn, triplets: null", "how many")],
+)
+def test_an_arm_that_cannot_be_is_refused(tmp_path, arm, message):
+    with pytest.raises(RecipeError, match=message):
+        load_study(study_file(tmp_path, {"wrong": arm}))
+
+
+# --- triplets
+
+
+def test_fewer_triplets_are_the_first_ones_of_more_and_seeds_draw_others(tmp_path):
+    paths = [triplets.write_drawn(tmp_path, count, seed) for count, seed in ((5, 0), (50, 0), (50, 1))]
+    few, many, other = ([(t.question, t.answer, t.size) for t in load(path).triplets] for path in paths)
+    assert (len(few), len(many)) == (5, 50)
+    assert few == many[:5]
+    assert many != other
+    assert [t.dataset for t in load(paths[0]).triplets][:2] == ["shapes_count", "shapes_relation"]
+
+
+def test_chains_by_rule_say_what_the_triplet_says():
+    from grit_lite.answer import has_valid_format, parse
+    from grit_lite.boxes import union_iou
+
+    for triplet, chain in triplets.embedded_with_chains():
+        answer = parse(chain)
+        assert has_valid_format(answer)
+        assert answer.answer == triplet.answer
+        assert union_iou(answer.boxes, triplet.boxes) == (1.0 if triplet.boxes else 0.0)
+
+
+# --- outcomes
+
+
+def test_outcomes_survive_packing():
+    question = held_out(["count"], 1)[0]
+    values = [(True, 0.5, 1.0, 61), (False, None, None, 300), (True, 0.004, 0.668, 3)]
+    found = [Outcome(question, "", (), right, right, True, n, iou, f1) for right, iou, f1, n in values]
+    kept = packed(found)
+    assert unpack_bits(kept["correct"], 3).tolist() == [1, 0, 1]
+    assert unpack_bits(kept["boxed"], 3).tolist() == [1, 0, 1]
+    assert unpack_levels("iou", kept["iou"]).tolist() == pytest.approx([0.5, 0, 0.004], abs=0.002)
+    assert unpack_levels("tokens", kept["tokens"]).tolist() == [61, 255, 3]
+    assert summary(found)["iou"] == pytest.approx(0.252)
+    many = np.random.default_rng(0).random(250) < 0.5
+    assert (unpack_bits(pack_bits(many), 250) == many).all()
+
+
+# --- results and runs
+
+
+def row(arm, seed, **values):
+    return {"arm": arm, "seed": seed, "settings": {}, **values}
+
+
+def test_a_row_is_missing_if_there_is_none_or_it_failed_or_its_settings_are_others(tmp_path):
+    study = load_study()
+    jobs = study.jobs(["beta/0"])
+    settings = dict(jobs[0][0].settings)
+    results.begin(tmp_path, {"scenes": {}, "weights_sha256": "a"})
+    results.append(tmp_path, row("beta/0", 0, settings=settings))
+    results.append(tmp_path, row("beta/0", 1, settings=settings, error="exit code 6"))
+    results.append(tmp_path, row("beta/0", 2, settings={"beta": 1}))
+    with (tmp_path / results.RESULTS).open("a") as file:
+        file.write('{"arm": "torn')
+    _, rows = results.read(tmp_path)
+    assert [seed for _, seed in results.missing(rows, jobs)] == [1, 2]
+    results.append(tmp_path, row("beta/0", 1, settings=settings))
+    _, rows = results.read(tmp_path)
+    assert [seed for _, seed in results.missing(rows, jobs)] == [2]
+    with pytest.raises(DataError, match="weights_sha256"):
+        results.begin(tmp_path, {"scenes": {}, "weights_sha256": "b"})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A study of an arm that trains for two steps and one that cannot, carried out."""
+    folder = tmp_path_factory.mktemp("lab")
+    study = study_file(folder, {"short": SMALL, "broken": f"{SMALL}, data: nowhere.jsonl"})
+    options = ["--study", study, "--output", folder / "out", "--scratch", folder / "scratch", "--share", "0.012"]
+    return folder, [str(option) for option in options], main([str(option) for option in options])
+
+
+def test_a_run_leaves_a_row_with_measures_and_a_failed_one_its_error(finished):
+    folder, _, code = finished
+    _, rows = results.read(folder / "out")
+    broken, short = sorted(rows, key=lambda row: row["arm"])
+    assert code == 1
+    assert "There is no data at nowhere.jsonl" in broken["error"]
+    assert "error" not in short
+    assert short["measures"]["relation"]["n"] == 3
+    assert short["outcomes"]["faithfulness"]["n"] == 3
+    assert short["train"]["curve"]["step"] == [2]
+    assert short["train"]["cpu_seconds"] > 0
+    assert short["recipe"]["steps"] == 2
+    assert short["settings"]["steps"] == 2
+
+
+def test_a_second_call_runs_only_what_failed(finished, monkeypatch, capsys):
+    _, options, _ = finished
+    started = []
+    monkeypatch.setattr("benchmarks.lab.jobs.Jobs._one", lambda self, arm, seed: started.append(arm.id) or True)
+    assert main(options) == 0
+    assert started == ["test/broken"]
+    assert "1 of 2 runs are there, 1 to go" in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_adapter(finished, tmp_path):
+    folder, _, _ = finished
+    study = load_study(folder / "study.yaml")
+    arm = next(arm for arm in study.arms() if arm.name == "short")
+    whole = next((folder / "scratch").glob("*/test/short/seed-0"))
+    killed = tmp_path / "test" / "short" / "seed-0"
+    shutil.copytree(whole, killed)
+    shutil.rmtree(killed / "adapter")
+    shutil.rmtree(killed / "checkpoints" / "step-000002")
+    (killed / "run.json").write_text(json.dumps({**json.loads((killed / "run.json").read_text()), "status": "running"}))
+    adapter, facts = training.train(study, arm, 0, tmp_path)
+    name = "adapter_model.safetensors"
+    assert facts["resumed"] is True
+    assert (adapter / name).read_bytes() == (whole / "adapter" / name).read_bytes()
+    assert list(read_rows(killed / "metrics.jsonl")) == list(read_rows(whole / "metrics.jsonl"))
+
+
+# --- statistics on made-up rows
+
+
+def values(table, scenes=None, counts=None, seeds=None):
+    table = np.asarray(table, dtype=float)
+    seeds = tuple(range(len(table))) if seeds is None else seeds
+    counts = np.ones(table.shape[1]) if counts is None else np.asarray(counts, dtype=float)
+    return Values(table, seeds, counts, np.arange(table.shape[1]) if scenes is None else np.asarray(scenes))
+
+
+def test_an_interval_of_one_seed_is_that_of_a_bootstrap_over_scenes():
+    right = np.random.default_rng(0).random((1, 400)) < 0.8
+    interval = values(right).interval()
+    error = np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert interval.value == right.mean()
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_questions_about_one_scene_count_as_one_draw():
+    right = np.repeat(np.random.default_rng(0).random(100) < 0.5, 4)[None]
+    alone, together = values(right).interval(), values(right, np.repeat(np.arange(100), 4)).interval()
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(2, rel=0.1)
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not_narrow_it():
+    row = np.random.default_rng(0).random(400) < 0.7
+    one, same = values([row]).interval(), values([row] * 5).interval()
+    width = one.high - one.low
+    assert same.high - same.low == pytest.approx(width, rel=0.1)
+    apart = values([np.full(400, level) for level in (0.5, 0.6, 0.7, 0.8, 0.9)]).interval()
+    assert apart.value == pytest.approx(0.7)
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * np.sqrt(0.02 / 5), rel=0.1)
+
+
+def test_questions_without_the_measure_do_not_count():
+    found = values([[1, 0, 0.5, 0], [1, 0, 0.5, 0]], counts=[1, 0, 1, 0])
+    assert found.interval()[::3] == (0.75, 2)
+    assert found.by_seed.tolist() == [0.75, 0.75]
+
+
+def test_a_difference_is_paired_by_seed_and_question():
+    level = np.random.default_rng(0).random(200) < 0.5
+    a, b = values([level, level], seeds=(1, 2)), values([level, level, 1 - level], seeds=(1, 2, 3))
+    gap = a.minus(b)
+    assert gap.seeds == (1, 2)
+    assert gap.interval()[:3] == (0, 0, 0)
+    assert gap.p() == 1.0
+    assert a.above_untrained(values([np.zeros(200)])).mean == a.mean
+    with pytest.raises(DataError, match="no seed in common"):
+        a.minus(values([level], seeds=(0,)))
+
+
+def test_a_clear_difference_has_a_small_p_and_none_has_a_large_one():
+    rng = np.random.default_rng(0)
+    a, b, c = (values(rng.random((3, 300)) < share) for share in (0.9, 0.5, 0.5))
+    assert a.minus(b).p() == pytest.approx(2 / 10_001)
+    assert b.minus(c).p() > 0.05
+
+
+def test_holm_multiplies_the_smallest_p_most_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+# --- target and page
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """A results file of the whole study, a few questions each, and one run that failed."""
+    folder = tmp_path_factory.mktemp("made-up")
+    study = load_study()
+    chance = {"untrained": 0.3, "beta": 0.5}
+    results.begin(folder, lab_rows.header(40))
+    for made in lab_rows.made_up(study, 40, chance=lambda arm: chance.get(arm.group, 0.95)):
+        failed = {"error": "exit code 6: diverged"} if (made["arm"], made["seed"]) == ("loss/gspo", 2) else {}
+        results.append(folder, made | failed)
+    return folder, Results(*results.read(folder))
+
+
+def test_arms_are_compared_with_the_default_one_over_the_seeds_that_both_have(made_up):
+    _, found = made_up
+    compared = against_default(found, "correct", ["relation"])
+    assert not {DEFAULT, "untrained/direct"} & compared.keys()
+    assert compared["beta/0"].difference.value == pytest.approx(-0.45, abs=0.1)
+    assert compared["beta/0"].p < 0.02
+    assert compared["rewards/grit-code"].p > 0.05
+    assert (compared["beta/0"].seeds, compared["rewards/grit-code"].seeds, compared["loss/gspo"].seeds) == (3, 5, 2)
+
+
+def test_the_target_names_what_is_not_met(made_up, capsys):
+    folder, found = made_up
+    assert main(["target", "--output", str(folder)]) == 0
+    assert "5 of 5 seeds meet all of it." in capsys.readouterr().out
+    seeds = {(one.seed, one.what): one.met for one in target.checks(found, "beta/0")}
+    assert seeds[0, "valid format"]
+    assert not seeds[0, "position-relation accuracy"]
+
+
+def test_boxes_that_decide_nothing_take_nothing_of_the_gain_away(made_up):
+    _, found = made_up
+    gain = found.values(DEFAULT, "correct", ["relation"]).of_seed(0)
+    gain = gain.above_untrained(found.values(found.best_untrained("relation"), "correct", ["relation"])).mean
+    before, after = (found.faithful(DEFAULT, name).of_seed(0).mean for name in ("unchanged", "wrong_boxes"))
+    assert target.taken_away(found, DEFAULT, 0, gain) == pytest.approx((before - after) / gain)
+    assert target.taken_away(found, DEFAULT, 0, -0.1) == 0
+
+
+def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folder, found = made_up
+    assert main(["page", "--output", str(folder), "--docs", str(tmp_path)]) == 0
+    text = (tmp_path / "lab.md").read_text()
+    figures = {path.name for path in (tmp_path / "lab").iterdir()}
+    assert figures == {"curves.svg", "triplets.svg", "arms.svg", "faithfulness.svg"}
+    assert all(f"(lab/{name})" in text for name in figures)
+    assert all(f"`{arm}`" in text for arm in found.rows)
+    accuracy = found.values("beta/0.01", "correct", ["count"]).interval()
+    assert f"{100 * accuracy.value:.1f} ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})" in text
+    assert "`loss/gspo` seed 2: exit code 6: diverged" in text
+    assert "Scenes that pre-training never saw" not in text  # they were not asked
+    again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]
+    main(["page", "--output", str(folder), "--docs", str(tmp_path)])
+    assert [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())] == again
+
+
+def test_a_page_without_the_rows_that_all_stand_beside_is_refused(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    results.begin(tmp_path, lab_rows.header(3))
+    assert main(["page", "--output", str(tmp_path), "--docs", str(tmp_path)]) == 3
+    assert "--only default untrained" in capsys.readouterr().err
+    assert main(["target", "--output", str(tmp_path / "nowhere")]) == 3
