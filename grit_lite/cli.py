@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+lmms_app = typer.Typer(help="Ask lmms-eval's benchmarks of a model of grit-lite.", no_args_is_help=True)
+app.add_typer(lmms_app, name="lmms")
 
 
 class Form(StrEnum):
@@ -521,6 +523,42 @@ def _fetch(plan: Any, as_json: bool) -> list[Any]:
         return list(track(found, "Fetching images", len(plan.images), console=err, disable=as_json))
     except KeyboardInterrupt:
         raise Stopped("Stopped. What has arrived is kept; the same command goes on.") from None
+
+
+@lmms_app.command(name="args")
+def lmms_args(
+    model: Annotated[str, typer.Argument(help="A run folder, an adapter, or a model.")],
+    system: Annotated[
+        str | None, typer.Option(help="tuned, base or direct.", show_default="tuned where there is an adapter")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a completion, with its reasoning.", show_default="the recipe's")
+    ] = None,
+) -> None:
+    """Print what goes behind lmms-eval's --model_args: the model, and a hash of its weights as they are now.
+
+    Example: [bold]python -m lmms_eval --model grit_lite --model_args "$(grit-lite lmms args RUN)" --tasks pope[/bold]
+    """
+    from grit_lite.lmms.identity import model_args
+
+    print(model_args(model, system, max_new_tokens))
+
+
+@lmms_app.command(name="export")
+def lmms_export(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions.")] = 500,
+) -> None:
+    """Write our held-out scenes as a task folder for lmms-eval, with the commands to run it.
+
+    Example: [bold]grit-lite lmms export tasks/shapes[/bold]
+    """
+    from grit_lite.evaluate import shapes
+    from grit_lite.evaluate.question import from_triplet
+    from grit_lite.lmms.tasks import export_task
+
+    task = export_task([from_triplet(triplet) for triplet in shapes(questions)], folder, "shapes")
+    print(f"Exported: {folder}, the task {task}; README.md there has the commands.")
 
 
 def _print_recipe(values: dict[str, Any], as_json: bool) -> None:

@@ -251,7 +251,7 @@ def test_the_same_seed_draws_the_same_adapter(recipe):
 def test_the_description_is_plain_facts(backend):
     facts = backend.describe()
     assert (facts["backend"], facts["backend_reason"]) == (NAME, "the recipe asks for it")
-    assert facts["parameters"] == 2_651_136
+    assert facts["parameters"] == 2_648_064
     assert json.loads(json.dumps(facts)) == facts
 
 

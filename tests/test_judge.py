@@ -234,7 +234,7 @@ def test_a_reply_is_asked_for_again_until_it_states_a_score(server, judge):
         Response(200, '{"choices": []}'),
         Response(200, "[" * 100_000),
         Response(200, b"\xff\xfe\x00"),
-        Response(200, "x" * (2**20 + 1)),
+        Response(200, json.dumps({"choices": [{"message": {"content": verdict(0)}}]}) + " " * 2**20),
         Response(200, "half", {"Content-Length": "4000"}),
     ],
     ids=lambda response: f"{response.status} {response.body[:12]!r} {list(response.headers.values())}",
@@ -316,10 +316,10 @@ def test_a_failure_is_not_kept_and_a_verdict_is(server, tmp_path):
     judge = open_endpoint(server, tmp_path)
     server.say = after(99, Response(400, "no"))
     assert judge.rate([CUPS]) == [None]
-    server.say = lambda item: verdict(0)
-    assert judge.rate([CUPS]) == [0.0]
     server.say = lambda item: verdict(1)
-    assert open_endpoint(server, tmp_path).rate([CUPS, CUPS]) == [0.0, 0.0]
+    assert judge.rate([CUPS]) == [1.0]
+    server.say = lambda item: verdict(0)
+    assert open_endpoint(server, tmp_path).rate([CUPS, CUPS]) == [1.0, 1.0]
 
 
 # the end of a judge
@@ -340,6 +340,14 @@ def test_a_wrong_key_is_said_at_once_and_never_shown(server, judge):
     refused(judge, "answers 401", "Set OPENAI_API_KEY", server.address)
     assert judge.facts()["requests"] == 1
     assert KEY not in json.dumps(judge.facts())
+
+
+def test_a_key_that_is_withdrawn_meanwhile_ends_it_at_once(server, judge):
+    judge.prove()
+    server.key = "another"
+    refused(judge, "answers 401", items=several(3))
+    refused(judge, "answers 401", items=several(1))
+    assert judge.facts()["failed"] == 0
 
 
 def test_a_model_that_is_not_there_is_said_at_once(server, judge):
@@ -451,7 +459,7 @@ def test_a_verdict_is_kept_for_the_next_start_of_the_same_judge_and_for_no_other
     again = open_endpoint(server, tmp_path)
     assert again.rate(several(5)) == [1.0] * 5
     assert len(server.asked) == 5
-    assert (again.facts()["asked"], again.facts()["cached"]) == (0, 5)
+    assert (again.facts()["asked"], again.facts()["cached"], again.facts()["model"]) == (0, 5, [MODEL])
     again.rate([Item("How many?", "5", "answer 0"), Item("How many?", "4", "answer 0", "a context")])
     assert len(server.asked) == 7
     server.model = "another-judge"
