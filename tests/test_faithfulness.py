@@ -405,12 +405,13 @@ def test_numbers_are_those_of_the_rows():
 
 
 def test_what_is_taken_away_is_a_share_of_what_was_gained():
-    before, after = [(1.0, 0.0)] * 18 + [(0.0, 0.0)] * 2, [(1.0, 0.0)] * 12 + [(0.0, 1.0)] * 8
+    before = [(float(k % 10 < 9), 0.0) for k in range(60)]
+    after = [(float(k % 10 < 6), float(k % 10 >= 6)) for k in range(60)]
     rows = [*made_up("unchanged", before), *made_up("same_boxes", before), *made_up("wrong_boxes", after)]
     taken = summarise(rows, reference=0.5)["taken_away"]["wrong_boxes"]
     assert taken["value"] == pytest.approx((0.9 - 0.6) / (0.9 - 0.5))
     assert 0 < taken["low"] < 0.75 < taken["high"] < 2
-    by_id = summarise(rows, reference={str(k): 0.5 for k in range(20)})["taken_away"]["wrong_boxes"]
+    by_id = summarise(rows, reference={str(k): 0.5 for k in range(60)})["taken_away"]["wrong_boxes"]
     assert by_id == taken
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 from grit_lite.answer import parse
 from grit_lite.backends import Backend, Request
 from grit_lite.evaluate.faithfulness import correlation
-from grit_lite.evaluate.faithfulness.conditions import CONDITIONS, Case, Change
-from grit_lite.evaluate.faithfulness.correlation import Reader, by_itself, correlate
+from grit_lite.evaluate.faithfulness.conditions import CONDITIONS, Case, Change, Other
+from grit_lite.evaluate.faithfulness.correlation import Reader, by_itself, correlate, without_numbers
 from grit_lite.evaluate.faithfulness.numbers import EFFECTS, Reference, summarise
 from grit_lite.evaluate.question import Question
 from grit_lite.scorers import is_right
@@ -89,7 +89,7 @@ def reasoning_correlation(
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Every row and the summary of `correlation`, of the questions whose chain has boxes.
+    """Every row and the summary of `correlation`, of the questions whose chain has boxes, where there are two images.
 
     Args:
         reader: who looks at the images; None for the model itself. The others as of `faithfulness`.
@@ -99,8 +99,10 @@ def reasoning_correlation(
     """
     reading, found = reader or by_itself(backend, use_adapter=use_adapter, batch_size=batch_size), []
     for done, cases in _cases(backend, questions, rows, batch_size, seed):
-        drawn = {case.question.id: _generator(seed, case.question.id, "correlation") for case in cases}
-        found += correlate([case for case in cases if case.has_boxes], reading, drawn)
+        boxed = [case for case in cases if case.has_boxes and case.other is not None]
+        others = [without_numbers(parse(case.other.row["completion"])) for case in boxed if case.other]
+        generators = [_generator(seed, case.question.id, "correlation") for case in boxed]
+        found += correlate(boxed, others, reading, generators)
         if progress:
             progress("correlation", done, len(rows))
     return found, correlation.summarise(found)
@@ -112,10 +114,12 @@ def _cases(
     """(rows done after it, cases) of each batch; their images are in memory together."""
     clusters = [question.cluster or question.id for question in questions]
     for start in range(0, len(rows), batch_size):
-        part = range(start, min(start + batch_size, len(rows)))
-        others = [_other(questions, clusters, index, seed) for index in part]
-        pairs = zip(part, others, strict=True)
-        yield part.stop, [Case(questions[k], rows[k], backend, clusters[k], other) for k, other in pairs]
+        cases = []
+        for index in range(start, min(start + batch_size, len(rows))):
+            found = _other(questions, clusters, index, seed)
+            other = None if found is None else Other(questions[found], rows[found])
+            cases.append(Case(questions[index], rows[index], backend, clusters[index], other))
+        yield start + len(cases), cases
 
 
 def grounded_asking(backend: Backend) -> Ask:
@@ -137,11 +141,11 @@ def _generator(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
-def _other(questions: Sequence[Question], clusters: Sequence[str], index: int, seed: int) -> Question | None:
-    """A question about another image: the first one behind a random place."""
+def _other(questions: Sequence[Question], clusters: Sequence[str], index: int, seed: int) -> int | None:
+    """The place of a question about another image: the first one behind a random place."""
     first = int(_generator(seed, questions[index].id).integers(len(questions)))
     order = (*range(first, len(questions)), *range(first))
-    return next((questions[k] for k in order if clusters[k] != clusters[index]), None)
+    return next((k for k in order if clusters[k] != clusters[index]), None)
 
 
 def _row(case: Case, condition: str) -> Row:

@@ -6,11 +6,13 @@ another, hides the coordinates in the text, and asks GPT-4o which copy the text 
 - the other boxes are of the same sizes, where they overlap the real ones least: neither size nor number tells;
 - each pair is shown in both orders, and what counts is in which of them the first image is preferred more: a reader
   with a liking for one place is not misled by it, and one that knows nothing else scores a half, not by luck;
+- the same is asked with the text of another chain: boxes on things look unlike boxes on nothing, so that a reader may
+  find the right image without the text, and only the difference is owed to what the text says;
 - the reader is the model itself, by how much likelier one answer is than the other, or a judge that says A or B;
 - intervals are over images instead of a deviation over repetitions.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from grit_lite.backends import Backend, Request
 from grit_lite.boxes import draw
 from grit_lite.evaluate.faithfulness.conditions import Case
 from grit_lite.evaluate.faithfulness.interventions import elsewhere, with_numbers
-from grit_lite.evaluate.statistics import mean_interval
+from grit_lite.evaluate.statistics import mean_interval, paired_difference
 
 Row = dict[str, Any]
 Pair = tuple[Sequence[Image.Image], str]  # two images and what is asked about them
@@ -29,6 +31,7 @@ Pair = tuple[Sequence[Image.Image], str]  # two images and what is asked about t
 Reader = Callable[[Sequence[Pair]], list[float | None]]
 
 ANSWERS = ("A", "B")
+PLACES = ("as_first", "as_second", "other_as_first", "other_as_second")
 HIDDEN = "…"
 QUESTION = (
     "Both images show the same scene, each with boxes drawn on it. In one of them the boxes mark what this text speaks "
@@ -44,44 +47,59 @@ def without_numbers(answer: GroundedAnswer) -> str:
     return plain(hidden[answer.chain_start :]).strip()
 
 
-def correlate(cases: Sequence[Case], reader: Reader, drawn: Mapping[str, np.random.Generator]) -> list[Row]:
-    """A row for each case: `as_first` and `as_second`, how far the first image was preferred when the right one stood
-    in that place, and `points`: 1 if further as first, 0 if less far, 0.5 if neither. Nothing said is no preference.
+def correlate(
+    cases: Sequence[Case], others: Sequence[str], reader: Reader, generators: Sequence[np.random.Generator]
+) -> list[Row]:
+    """A row for each case.
+
+    Its `as_first` and `as_second` are how far the first image was preferred when the right one stood in that place, and
+    `points` 1 if further as first, 0 if less far, 0.5 if neither; nothing said is no preference. `other_as_first`,
+    `other_as_second` and `other_points` are those with another text.
 
     Args:
-        drawn: by id, what the places of the other boxes are drawn from.
+        others: for each case, the text of another chain.
+        generators: for each case, what the places of its other boxes are drawn from.
     """
     pairs: list[Pair] = []
-    for case in cases:
+    for case, other, generator in zip(cases, others, generators, strict=True):
         right = draw(case.image, case.boxes)
-        wrong = draw(case.image, elsewhere(case.boxes, case.image.size, drawn[case.question.id]))
-        text = QUESTION.replace("{text}", without_numbers(case.answer))
-        pairs += [((right, wrong), text), ((wrong, right), text)]
+        wrong = draw(case.image, elsewhere(case.boxes, case.image.size, generator))
+        for text in (without_numbers(case.answer), other):
+            asked = QUESTION.replace("{text}", text)
+            pairs += [((right, wrong), asked), ((wrong, right), asked)]
     said = reader(pairs)
-    return [_row(case, *both) for case, both in zip(cases, zip(said[::2], said[1::2], strict=True), strict=True)]
+    return [_row(case, said[4 * k : 4 * k + 4]) for k, case in enumerate(cases)]
 
 
-def _row(case: Case, as_first: float | None, as_second: float | None) -> Row:
-    gap = (as_first or 0.0) - (as_second or 0.0)
+def _row(case: Case, said: Sequence[float | None]) -> Row:
     return {
         "condition": "correlation",
         "id": case.question.id,
         "dataset": case.question.dataset,
         "cluster": case.cluster,
-        "as_first": as_first,
-        "as_second": as_second,
-        "points": 0.5 + 0.5 * float(np.sign(gap)),
+        **dict(zip(PLACES, said, strict=True)),
+        "points": _points(*said[:2]),
+        "other_points": _points(*said[2:]),
     }
 
 
+def _points(as_first: float | None, as_second: float | None) -> float:
+    gap = (as_first or 0.0) - (as_second or 0.0)
+    return 0.5 + 0.5 * float(np.sign(gap))
+
+
 def summarise(rows: Sequence[Row]) -> dict[str, Any]:
-    """`correlation`: the mean of points, a half by chance, with its interval over images; `ties`: how many were worth a
-    half; `unanswered`: of the two readings of each question, how many named no image."""
-    said = [row[place] for row in rows for place in ("as_first", "as_second")]
+    """`correlation`: the mean of points, a half by chance; `other_text`: that with the text of another chain;
+    `difference`: the first minus the second, paired; each with its 95 % interval over images. `ties`: how many
+    questions were worth half a point; `unanswered`: how many of the readings named no image."""
+    points, others = ([row[name] for row in rows] for name in ("points", "other_points"))
+    clusters = [row["cluster"] for row in rows]
     return {
-        "correlation": mean_interval([row["points"] for row in rows], [row["cluster"] for row in rows])._asdict(),
-        "ties": sum(row["points"] == 0.5 for row in rows),
-        "unanswered": said.count(None),
+        "correlation": mean_interval(points, clusters)._asdict(),
+        "other_text": mean_interval(others, clusters)._asdict(),
+        "difference": paired_difference(points, others, clusters)._asdict(),
+        "ties": points.count(0.5),
+        "unanswered": sum(row[place] is None for row in rows for place in PLACES),
     }
 
 
