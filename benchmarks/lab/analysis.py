@@ -66,6 +66,10 @@ class Values:
         """Question by question, above a model that has no seed: it was not trained, and answers greedily."""
         return Values(self.table - untrained.table, self.seeds, self.counts, self.scenes)
 
+    def first(self, n: int) -> "Values":
+        """On the first n questions alone."""
+        return Values(self.table[:, :n], self.seeds, self.counts[:n], self.scenes[:n])
+
     def of_seed(self, seed: int) -> "Values":
         return Values(self.table[[self.seeds.index(seed)]], (seed,), self.counts, self.scenes)
 
