@@ -175,9 +175,12 @@ def _default_recipe() -> str:
 
 def _print_tables(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     from grit_lite.evaluate import table
+    from grit_lite.evaluate.faithfulness.table import table as faithfulness_table
 
     for evaluation in evaluations:
         out.print(table(evaluation))
+        if "faithfulness" in evaluation:
+            out.print(faithfulness_table(evaluation["faithfulness"]))
         out.print(Text(f"Gallery: {folder / 'eval' / evaluation['benchmark']}.html", overflow="fold"))
 
 
@@ -216,6 +219,13 @@ def evaluate(
         str | None,
         typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.", show_default="the recipe's"),
     ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option("--faithfulness", help="Ask again with boxes masked and changed: does it matter?"),
+    ] = False,
+    faithfulness_questions: Annotated[
+        int | None, typer.Option(min=1, help="Of how many answers with boxes.", show_default="all")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
     shard: Annotated[
         str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
@@ -237,10 +247,13 @@ def evaluate(
         raise UsageError("A launcher has divided the questions already; leave --shard out.")
     if run is None and compare != "base":
         raise UsageError("--compare puts another run beside a run; a model has none.")
+    if faithfulness_questions is not None and not faithfulness:
+        raise UsageError("--faithfulness-questions says how many; add --faithfulness.")
     processes.join()
     part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
     against = None if compare == "base" else Path(compare)
-    wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    asked = (tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    wish = Wish(*asked, faithfulness, faithfulness_questions)
     folder = run or output or Path("runs") / f"model-{Path(str(model)).name}"
     results = evaluate_again(folder, wish) if run else _evaluate_model(str(model), folder, wish)
     if as_json:
