@@ -242,7 +242,7 @@ def _by_cluster(values: np.ndarray, clusters: Sequence[Hashable] | None) -> tupl
 
 
 def _by_draw_and_cluster(
-    values: Sequence[float], clusters: Sequence[Hashable] | None, draws: Sequence[Hashable] | None
+    values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable] | None, draws: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(draws, clusters): the sum and the count of values of each."""
     columns = _numbers(range(len(values)) if clusters is None else clusters)
