@@ -192,7 +192,7 @@ def circumstances(model: str) -> dict[str, object]:
     return {
         "model": model,
         "date": datetime.date.today().isoformat(),
-        "machine": f"{os.cpu_count()} cores of {processor_name()}, {torch.cuda.get_device_name() if on_cuda else 'no GPU'}",
+        "machine": f"{cores()}, {torch.cuda.get_device_name() if on_cuda else 'no GPU'}",
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES if find_spec(name)},
@@ -200,9 +200,10 @@ def circumstances(model: str) -> dict[str, object]:
     }
 
 
-def processor_name() -> str:
-    """The model of this machine's processor, as its maker calls it."""
+def cores() -> str:
+    """How many this machine has, and of which processor, as its maker calls it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    processor = names[0] if names else platform.processor() or platform.machine()
+    return f"{os.cpu_count()} cores of {processor}"

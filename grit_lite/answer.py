@@ -106,16 +106,23 @@ def _last_answer(text: str, start: int) -> tuple[int, str | None]:
         closing = body.find("</answer>")
         if closing >= 0:
             return opening, body[:closing].strip()
-        if body.strip():
-            return opening, body.strip()
+        if body.strip() and (body := _without_cut_off_tag(body).strip()):
+            return opening, body
         end = opening
     return len(text), None
 
 
+def _without_cut_off_tag(body: str) -> str:
+    """Without the beginning of a closing tag at the end of the text, where the completion ran out of tokens."""
+    begun = ("</answer>"[:length] for length in range(len("</answer"), 1, -1))
+    return next((body.removesuffix(part) for part in begun if body.endswith(part)), body)
+
+
 def _last_pair(chain: str, tag: str) -> str | None:
-    """The text between the last closing tag that has an opening one before it, and that opening one."""
-    closing = chain.rfind(f"</{tag}>")
-    opening = chain.rfind(f"<{tag}>", 0, max(closing, 0))
+    """The text between the last opening tag that has a closing one behind it, and that closing one: of nested pairs
+    the inner one."""
+    opening = chain.rfind(f"<{tag}>", 0, max(chain.rfind(f"</{tag}>"), 0))
+    closing = chain.find(f"</{tag}>", max(opening, 0))
     return chain[opening + len(tag) + 2 : closing].strip() if opening >= 0 else None
 
 
@@ -148,10 +155,11 @@ def has_valid_format(answer: GroundedAnswer) -> bool:
     return all(ordered_pairs(answer)) and bool(answer.answer)
 
 
-# Quantifiers are possessive or bounded, so that no text makes the scanner go back: time is linear.
+# Quantifiers are possessive or bounded, so that no text makes the scanner go back: time is linear. Each alternative
+# begins with a literal, also the key, whose word boundary is looked back for: the scanner skips all other text.
 _NUMBER = r"([+-]?[0-9]{1,6}+(?:\.[0-9]{1,16}+)?+)"
 _FOUR = r"\s*+,\s*+".join([_NUMBER] * 4)
-_KEY = r"\bbbox_2d(?:_[0-9]{1,4}+)?+[\"']?+\s*+[:=]\s*+[\"']?+"
+_KEY = r"b(?<!\wb)box_2d(?:_[0-9]{1,4}+)?+[\"']?+\s*+[:=]\s*+[\"']?+"
 _BOX = re.compile(
     rf"\[\s*+{_FOUR}\s*+\]|\(\s*+{_FOUR}\s*+\)"  # in brackets
     rf"|{_KEY}{_FOUR}(?!\w|\.[0-9]|\s*+,\s*+[+-]?[0-9])"  # bare under the key, and not the head of a longer list
@@ -162,12 +170,14 @@ _LABEL_AFTER = re.compile(rf"[\"']?\s*+,\s*+{_QUOTED_LABEL}")
 _LABEL_BEFORE = re.compile(
     rf"(?:{_QUOTED_LABEL}\s*+,\s*+[\"']bbox_2d[\"']\s*+:\s*+|<ref>([^<\n]{{1,{LABEL_CHARS}}}+)</ref>\s*+<box>\s*+\[?+)\Z"
 )
+_FULL_WIDTH = {0xFF01 + place: 0x21 + place for place in range(94)}  # ０ ， ： （ ［ as 0 , : ( [, one for one
 _LOOK_BACK = LABEL_CHARS + 40  # characters before a box in which its label may stand
 
 
 def _written_boxes(text: str) -> list[WrittenBox]:
     """At most `MAX_BOXES` boxes: four numbers, separated by commas, in square or in round brackets, or under the key
     `bbox_2d`. A longer or shorter list, an enumeration, a date, a number of more than six digits are not boxes."""
+    text = text if text.isascii() else text.translate(_FULL_WIDTH)
     boxes = []
     for found in _BOX.finditer(text):
         numbers = tuple(float(number) for number in found.groups() if number is not None)

@@ -17,7 +17,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, FiniteFloat, Va
 from grit_lite.answer import GRIT_PROMPT, parse
 from grit_lite.boxes import Size
 from grit_lite.errors import DataError
-from grit_lite.rewards import DEFAULT_PRESET, PRESETS, Judge, preset_terms, score, valid_boxes
+from grit_lite.judge import Judge
+from grit_lite.rewards import DEFAULT_PRESET, PRESETS, Sample, ask_ahead, preset_terms, score, valid_boxes
 
 SHOWN_BAD_LINES = 50
 MANY_BOXES = 20  # valid boxes in one chain from which on it looks like spam
@@ -243,13 +244,20 @@ def score_file(path: Path, preset: str = DEFAULT_PRESET, judge: Judge | None = N
     Raises:
         DataError: the file cannot be read or has no rows; or every bad line as `file:line: reason`.
         RecipeError: there is no such preset.
+        JudgeError: the judge fails too often to be believed.
     """
-    preset_terms(preset)
+    terms_of_preset = preset_terms(preset)
     rows = _read_rows(path)
+    ask_ahead(judge, terms_of_preset.values(), [_sample(row) for _, row in rows])
     scored = [{"line": line} | _score_row(row, preset, judge) for line, row in rows]
-    terms = [*PRESETS[preset], "total"]
+    terms = [*terms_of_preset, "total"]
     means = {term: _mean([row[term] for row in scored]) for term in terms}
     return ScoredFile(preset, tuple(scored), means, tuple(_flags(rows, scored, preset)))
+
+
+def _sample(row: CompletionRow) -> Sample:
+    """What a judge is asked of a row."""
+    return Sample(parse(row.completion), row.question, str(row.answer), row.dataset)
 
 
 def _score_row(row: CompletionRow, preset: str, judge: Judge | None) -> dict[str, float | None]:

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` and usage 
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -129,22 +130,26 @@ def train(
     if as_json:
         print(json.dumps({"event": "done", **result}, ensure_ascii=False))
     else:
-        _print_outcome(run.folder, result["evaluation"])
+        _print_outcome(run.folder, [result["evaluation"]] if result["evaluation"] else [])
     return None
 
 
 def _check_names(recipe: Recipe) -> None:
     """Refuse data, a model, a reward, a judge or a backend that cannot be had before there is a run folder."""
     from grit_lite.backends import find_spec, import_libraries, model_location
-    from grit_lite.judge import open_judge
+    from grit_lite.judge import judge_of
     from grit_lite.machine import find_gpu, number_format
     from grit_lite.rewards import build_scorer
     from grit_lite.triplets import require_fetched
 
     recipe.of_one(processes.count())
+    if recipe.evaluate != "none":
+        from grit_lite.evaluate.benchmarks import find
+
+        find(recipe.evaluate)
     require_fetched(recipe.data)
     model_location(recipe.model)
-    build_scorer(recipe.rewards, open_judge(recipe.judge))
+    build_scorer(recipe.rewards, judge_of(recipe))
     number_format(recipe.dtype, find_gpu())
     import_libraries(recipe)
     find_spec(recipe)  # not before Unsloth, which chooses how the hub's client downloads
@@ -168,32 +173,94 @@ def _default_recipe() -> str:
     return name
 
 
-def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:
-    if evaluation is not None:
-        from grit_lite.evaluate import table
+def _print_tables(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    from grit_lite.evaluate import table
 
+    for evaluation in evaluations:
         out.print(table(evaluation))
+        out.print(Text(f"Gallery: {folder / 'eval' / evaluation['benchmark']}.html", overflow="fold"))
+
+
+def _print_outcome(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    if evaluations:
+        _print_tables(folder, evaluations)
     out.print(Text(f"Report: {folder / 'report.html'}", overflow="fold"))
     out.print(Text(f"Ask it: grit-lite chat IMAGE --model {folder}", overflow="fold"))
 
 
 @app.command(name="eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    questions: Annotated[int | None, typer.Option(min=1, help="How many held-out questions.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="A run folder.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In the place of a run: a model by its name or folder, or an adapter's folder.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="For a model's results.", show_default="runs/model-<name>")
+    ] = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            help="A name, or file.py:NAME; as often as you like.",
+            show_default="the recipe's, else shapes",
+        ),
+    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="How many of each benchmark.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A copy of the benchmark of your own.")] = None,
+    compare: Annotated[str, typer.Option(help="base, or the folder of another run to put beside it.")] = "base",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Sample each answer so often, instead of greedily.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Of sampling.", show_default="the recipe's with --seeds, else 0")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.", show_default="the recipe's"),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on held-out scenes, base beside tuned, with intervals.
+    """Measure a run, base beside tuned, or a model, with intervals. Interrupted, it goes on where it was.
 
     Example: [bold]grit-lite eval runs/tiny-20260102-030405[/bold]
     """
-    from grit_lite.training import evaluate_again
+    from grit_lite.evaluate.runner import Shard
+    from grit_lite.training import Wish, evaluate_again
 
-    result = evaluate_again(run, questions)
+    if (run is None) == (model is None):
+        raise UsageError("Name what is to be measured: a run folder, or with --model a model.")
+    if source is not None and len(benchmarks or ()) != 1:
+        raise UsageError("--source is a copy of one benchmark; name it, and it alone, with --benchmark.")
+    if shard is not None and processes.count() > 1:
+        raise UsageError("A launcher has divided the questions already; leave --shard out.")
+    if run is None and compare != "base":
+        raise UsageError("--compare puts another run beside a run; a model has none.")
+    processes.join()
+    part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
+    against = None if compare == "base" else Path(compare)
+    wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    folder = run or output or Path("runs") / f"model-{Path(str(model)).name}"
+    results = evaluate_again(folder, wish) if run else _evaluate_model(str(model), folder, wish)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        _print_outcome(run, result)
+        for result in results:
+            print(json.dumps(result, ensure_ascii=False))
+    elif run and results:
+        _print_outcome(run, results)
+    elif results:
+        _print_tables(folder, results)
+    elif processes.is_first():
+        err.print(Text(f"Part {shard} is asked. Once all parts are, the last one, or this without --shard, sums up."))
+
+
+def _evaluate_model(model: str, folder: Path, wish: Any) -> Any:
+    from grit_lite.chat.choice import find_model
+    from grit_lite.training import evaluate_model
+
+    chosen = find_model(model)
+    err.print(Text(plain(chosen.why)), soft_wrap=True)
+    return evaluate_model(folder, chosen.recipe, chosen.adapter, wish)
 
 
 @app.command()
@@ -280,7 +347,7 @@ def _print_export(result: dict[str, Any]) -> None:
 def rewards(
     file: Annotated[Path, typer.Argument(help="Completions, a JSON object a line; a run's samples.jsonl will do.")],
     preset: Annotated[str, typer.Option(help="grit-lite, grit-paper or grit-code.")] = "grit-lite",
-    judge: Annotated[str, typer.Option(help="none, or rules: the rules of grit-lite decide.")] = "none",
+    judge: Annotated[str, typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.")] = "none",
     as_json: Json = False,
 ) -> None:
     """Score completions offline, and show what every preset pays to attacks.
@@ -352,6 +419,27 @@ def recipes(as_json: Json = False) -> None:
     grid = Table.grid(padding=(0, 2))
     for name, line in first_lines.items():
         grid.add_row(Text(name, style="bold"), line)
+    out.print(grid)
+
+
+@app.command()
+def benchmarks(as_json: Json = False) -> None:
+    """List the benchmarks that grit-lite can evaluate on, with the licence of their data, none of which it brings.
+
+    Example: [bold]grit-lite benchmarks --json[/bold]
+    """
+    from grit_lite.evaluate.benchmarks import listing
+
+    if as_json:
+        print(json.dumps(listing()))
+        return
+    grid = Table(box=None, pad_edge=False, show_edge=False)
+    for heading in ("name", "rows", "scorer", "verified", "licence"):
+        grid.add_column(heading, no_wrap=heading != "licence", justify="right" if heading == "rows" else "left")
+    for entry in listing():
+        rows = f"{entry['rows']:,}" if entry["rows"] else "–"
+        verified = "yes" if entry["verified"] else "no"
+        grid.add_row(entry["name"], rows, entry["scorer"], verified, entry["licence"])
     out.print(grid)
 
 

@@ -88,7 +88,13 @@ class Recipe(BaseModel):
     rewards: str | dict[str, float] = Field(
         default="grit-lite", description="a preset, or terms and plug-ins by weight"
     )
-    judge: str = Field(default="none", min_length=1, description="none; rules: the rules of grit-lite decide")
+    judge: str = Field(
+        default="none",
+        min_length=1,
+        description="none; rules: those of grit-lite decide; else a model's name at OPENAI_BASE_URL",
+    )
+    judge_budget: int | None = Field(default=None, gt=0, description="requests to the judge, of one start")
+    judge_seconds: float = Field(default=60.0, gt=0, description="for the verdict on one answer, with every retry")
     loss: Literal["grit", "dr_grpo", "dapo", "gspo"] = "grit"
     beta: float = Field(default=0.01, ge=0, description="weight of the KL term against the model without its adapter")
     learning_rate: float = Field(default=1e-5, gt=0)
@@ -103,7 +109,7 @@ class Recipe(BaseModel):
     keep_checkpoints: int = Field(default=2, gt=0)
     dead_after: int = Field(default=10, gt=0, description="steps without a group that teaches before the alarm")
 
-    evaluate: Literal["shapes", "none"] = Field(default="none", description="benchmark at the end of training")
+    evaluate: str = Field(default="none", description="benchmark at the end of training, by name or file.py:NAME")
     eval_questions: int = Field(default=500, gt=0)
 
     @model_validator(mode="after")
@@ -237,14 +243,24 @@ def resolve(reference: str) -> Callable[..., Any]:
     Raises:
         RecipeError: no such file, module or name, or it is not a function.
     """
+    function = named(reference)
+    if not callable(function):
+        location, _, attribute = reference.rpartition(":")
+        raise RecipeError(f"'{reference}': {location} has no function '{attribute}'.")
+    return function
+
+
+def named(reference: str) -> Any:
+    """What is named as `package.module:NAME` or `file.py:NAME`; None where the file has no such name.
+
+    Raises:
+        RecipeError: no such file or module.
+    """
     location, colon, attribute = reference.rpartition(":")
     if not colon or not location or not attribute:
         raise RecipeError(f"'{reference}' names no function: write package.module:function or file.py:function.")
     module = _import_file(Path(location)) if location.endswith(".py") else _import_module(location)
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise RecipeError(f"'{reference}': {location} has no function '{attribute}'.")
-    return function
+    return getattr(module, attribute, None)
 
 
 def _import_module(name: str) -> Any:

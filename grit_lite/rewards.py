@@ -8,18 +8,20 @@ A term is a number, 0.0 where it does not apply to a row. It is None only when a
 then. A term sees its own sample and nothing else, so a reward never depends on the rows beside it.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
 from grit_lite.errors import Diverged, GritLiteError, RecipeError
-from grit_lite.judge import Judge
+from grit_lite.judge import Endpoint, Item, Judge, stated_scores
 from grit_lite.recipe import nearest, resolve
 from grit_lite.scorers import is_right, number
 from grit_lite.triplets import COUNTING, Triplet
@@ -49,6 +51,10 @@ class Sample:
     judge: Judge | None = None
     image_size: Size | None = None
 
+    @cached_property
+    def valid_boxes(self) -> list[Numbers]:
+        return valid_boxes(self.answer, self.image_size)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -71,12 +77,11 @@ def valid_boxes(answer: GroundedAnswer, image_size: Size | None = None) -> list[
     enumerations, dates and longer lists.
     """
     candidates = [box.numbers for box in answer.chain_boxes if _could_point(box.numbers, image_size)]
-    overlaps = iou_matrix(candidates, candidates)
-    kept: list[int] = []
-    for index in range(len(candidates)):
-        if not (overlaps[index, kept] >= SAME_BOX).any():
-            kept.append(index)
-    return [candidates[index] for index in kept]
+    copies = iou_matrix(candidates, candidates) >= SAME_BOX
+    kept = np.zeros(len(candidates), dtype=bool)
+    for index, copied in enumerate(copies):
+        kept[index] = not (copied & kept).any()
+    return [box for box, is_kept in zip(candidates, kept, strict=True) if is_kept]
 
 
 def _could_point(box: Numbers, image_size: Size | None) -> bool:
@@ -90,7 +95,7 @@ def _could_point(box: Numbers, image_size: Size | None) -> bool:
 
 
 # GRIT's own idea of a box: any four integers with commas between them. Possessive, so that matching is linear.
-_FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
+FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
 
 
 def _gold_count(sample: Sample) -> int | None:
@@ -152,34 +157,30 @@ def loose_score(reply: str) -> float | None:
         return None
 
 
-_VERDICT = re.compile(
-    r"score[^\w-]{0,8}(?:is|of|was)?[^\w-]{0,4}(-?[0-9]{1,6}(?:\.[0-9]{1,6})?)(?![0-9.]*\s?(?:[/%0-9]|out of))"
-)
-_BARE_VERDICT = re.compile(r"\W*?(-?[0-9]{1,6}(?:\.[0-9]{1,6})?)\W*")
-_REPLY_CHARS = 10_000
-
-
 def verdict(reply: str) -> float | None:
     """1.0 or 0.0 for right or wrong, or None if the reply says neither plainly.
 
     What counts is "score" in a JSON object, else the first number behind the word, else a number alone, if it lies in
     [0, 1]; from 0.5 on it means right.
     """
-    text = reply.strip().lower()[:_REPLY_CHARS]
-    given = _json_score(text)
-    if given is None:
-        found = _VERDICT.search(text) or _BARE_VERDICT.fullmatch(text)
-        given = float(found[1]) if found else -1.0
+    given = next(iter(stated_scores(reply)), -1.0)
     return float(given >= 0.5) if 0 <= given <= 1 else None
 
 
-def _json_score(text: str) -> float | None:
-    try:
-        reply = json.loads(text) if text.startswith("{") else None
-    except (ValueError, RecursionError):
-        return None
-    score = reply.get("score") if isinstance(reply, dict) else None
-    return float(score) if isinstance(score, int | float) else None
+def ask_ahead(judge: Judge | None, terms: Iterable[Term], samples: Sequence[Sample]) -> None:
+    """Have an endpoint judge together what the terms will ask of it one sample after another.
+
+    Raises:
+        JudgeError: as `Endpoint.rate`.
+    """
+    if not isinstance(judge, Endpoint):
+        return
+    items: list[Item] = []
+    noting = [replace(sample, judge=lambda *texts: items.append(Item(*texts))) for sample in samples]
+    for term in terms:
+        for sample in noting:
+            term.function(sample)
+    judge.ask_ahead(items)
 
 
 # grit-paper: section 3 of arXiv 2505.15879
@@ -200,7 +201,7 @@ def _end_of_pair(text: str, tag: str, start: int) -> int | None:
 
 
 def _paper_boxes(sample: Sample) -> int:
-    return len(_FOUR_INTEGERS.findall(sample.answer.text.partition("<answer>")[0]))
+    return len(FOUR_INTEGERS.findall(sample.answer.text.partition("<answer>")[0]))
 
 
 def paper_boxes(sample: Sample) -> float:
@@ -296,7 +297,7 @@ def code_boxes_and_count(sample: Sample) -> float:
     before, tag, _ = sample.answer.text.partition("<rethink>")
     if not tag:
         return 0.0
-    found = len(_FOUR_INTEGERS.findall(before))
+    found = len(FOUR_INTEGERS.findall(before))
     return 0.5 * (found >= 1) + 1.0 * (found == _gold_count(sample))
 
 
@@ -325,7 +326,7 @@ def tags(sample: Sample) -> float:
 
 def boxes(sample: Sample) -> float:
     """0.5 if the chain holds at least one valid box (`valid_boxes`): the paper's s_bf, with boxes that can point."""
-    return 0.5 * bool(valid_boxes(sample.answer, sample.image_size))
+    return 0.5 * bool(sample.valid_boxes)
 
 
 def count(sample: Sample) -> float:
@@ -333,7 +334,7 @@ def count(sample: Sample) -> float:
     without its price for pointing at nothing."""
     if sample.dataset not in COUNTING:
         return 0.0
-    found = len(valid_boxes(sample.answer, sample.image_size))
+    found = len(sample.valid_boxes)
     return 0.5 * (found > 0 and number(str(found), sample.gold) == 1.0)
 
 
@@ -457,6 +458,16 @@ class Scorer:
     weights: Mapping[str, float]
     judge: Judge | None = None
 
+    def ask_ahead(self, completions: Sequence[str], triplets: Sequence[Triplet]) -> None:
+        """Have the judge see all of these completions at the same time, where it can, before each is scored.
+
+        Raises:
+            JudgeError: as `Endpoint.rate`.
+        """
+        pairs = zip(completions, triplets, strict=True)
+        samples = [Sample(parse(text), row.question, row.answer, row.dataset) for text, row in pairs]
+        ask_ahead(self.judge, [term for term in self.terms.values() if isinstance(term, Term)], samples)
+
     def __call__(
         self,
         completion: str,
@@ -517,8 +528,9 @@ def build_scorer(rewards: str | Mapping[str, float], judge: Judge | None = None)
     if judged and judge is None:
         raise RecipeError(
             f"rewards: {rewards!r} has the term {judged[0]}, which needs a judge, and none is configured. Name one: "
-            f"judge=rules (--set judge=rules; --judge rules of `grit-lite rewards`), in whose place the rules of "
-            f"grit-lite decide. Or use the preset {DEFAULT_PRESET}, which needs no judge."
+            "judge=rules (--set judge=rules; --judge rules of `grit-lite rewards`), where the rules of grit-lite "
+            "decide, or the name of a model at an OpenAI-style endpoint (OPENAI_BASE_URL, OPENAI_API_KEY). Or use the "
+            f"preset {DEFAULT_PRESET}, which needs no judge."
         )
     return Scorer(found, weights, judge)
 

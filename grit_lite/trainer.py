@@ -92,10 +92,16 @@ class CompletionScorer:
         started = time.perf_counter()
         texts = self.backend.processor.tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         step = trainer_state.global_step + 1
-        columns = zip(texts, completion_ids, triplet, strict=True)
-        self.rows = processes.together(lambda: [self._row(step, text, ids, index) for text, ids, index in columns])
+        columns = list(zip(texts, completion_ids, triplet, strict=True))
+        self.rows = processes.together(lambda: self._rows(step, columns))
         self.seconds = time.perf_counter() - started
         return [row["scores"]["total"] for row in self.rows]
+
+    def _rows(self, step: int, columns: Sequence[tuple[str, Sequence[int], int]]) -> list[dict[str, Any]]:
+        if isinstance(self.scorer, Scorer):
+            texts = [text for text, _, _ in columns]
+            self.scorer.ask_ahead(texts, [self.triplets[index] for _, _, index in columns])
+        return [self._row(step, text, ids, index) for text, ids, index in columns]
 
     def _row(self, step: int, text: str, ids: Sequence[int], index: int) -> dict[str, Any]:
         triplet, resized = self.triplets[index], self._resized(index)

@@ -4,20 +4,22 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite import __version__, processes
 from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, ModelError, OutOfMemory, Stopped, UsageError
-from grit_lite.evaluate import evaluate, shapes
+from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
+from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
+from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
-from grit_lite.judge import open_judge
+from grit_lite.judge import Endpoint, Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
-from grit_lite.rewards import build_scorer
+from grit_lite.rewards import Scorer, build_scorer
 from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
@@ -68,10 +70,11 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
 def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
     run.update(status="running", processes=processes.count())
+    judge = processes.together(lambda: proven(judge_of(recipe)))
     triplets, plan, backend = processes.together(lambda: prepare(run))
     run.update(versions={"grit-lite": __version__}, model=backend.describe())
     with open_screen(f"grit-lite {recipe.name}", recipe.steps, as_json=as_json) as screen:
-        optimise(run, backend, triplets, screen, stop, plan)
+        optimise(run, backend, triplets, build_scorer(recipe.rewards, judge), screen, stop, plan)
     remember_peak(run)
     if stop.signal_number is not None:
         raise processes.known_to_all(stopped(run, stop.signal_number))
@@ -85,6 +88,17 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] |
     run.finish("done")
     write_report(run.folder)
     return {"folder": str(run.folder), "status": "done", "evaluation": result}
+
+
+def proven(judge: Judge | None) -> Judge | None:
+    """The judge; an endpoint has passed its canaries.
+
+    Raises:
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    if isinstance(judge, Endpoint):
+        judge.prove()
+    return judge
 
 
 def prepare_data(run: Run) -> list[Triplet]:
@@ -164,6 +178,7 @@ def optimise(
     run: Run,
     backend: Backend,
     triplets: Sequence[Triplet],
+    scorer: Scorer,
     screen: Screen,
     stop: "StopRequest",
     plan: "Plan | None" = None,
@@ -174,20 +189,22 @@ def optimise(
 
     Raises:
         OutOfMemory: it did not fit after every retry.
+        JudgeError: the judge fails too often; the last whole step is kept.
     """
     # Only now: what they import, Unsloth has to rewrite first, and it has been imported by `open_backend`.
     from grit_lite.trainer import build_trainer
     from grit_lite.vlm import shares_prompts
 
     alarms = [DeadSignalAlarm(run.recipe.dead_after), SamplerGapAlarm()]
+    tally = JudgeTally(run, scorer.judge)
 
     def on_step(metrics: dict[str, Any], timing: dict[str, Any], samples: list[dict[str, Any]]) -> None:
         screen.step(metrics, timing, samples)
+        tally.write()
         for advice in filter(None, [alarm.after(metrics) for alarm in alarms]):
             run.changed(f"step {metrics['step']}: alarm: {advice}")
             screen.note(advice)
 
-    scorer = build_scorer(run.recipe.rewards, open_judge(run.recipe.judge))
     if not shares_prompts(backend.model):
         screen.note("The prompts of this model family cannot be shared: every completion runs its own, as in TRL.")
     if run.recipe.vllm == "auto" and run.recipe.vllm_server is None and backend.engine_obstacle:
@@ -205,8 +222,11 @@ def optimise(
             stop_requested=stop.is_asked,
         )
 
-    while failure := attempt(trainer(), run, screen):
-        screen.note(retries.after(failure))
+    try:
+        while failure := attempt(trainer(), run, screen):
+            screen.note(retries.after(failure))
+    finally:
+        tally.write()
 
 
 def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
@@ -219,6 +239,8 @@ def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
     try:
         trainer.train(resume_from_checkpoint=str(folder) if folder else None)
         return None
+    except JudgeError as error:
+        raise unjudged(run, trainer, error) from error
     except (RuntimeError, MemoryError) as error:
         if trainer.accelerator.num_processes > 1 or not is_out_of_memory(error):
             raise
@@ -226,6 +248,32 @@ def attempt(trainer: Any, run: Run, screen: Screen) -> Failure | None:
     free_memory()  # only now, because the exception held the frames of the step
     trainer.keep_last_step()
     return failure
+
+
+def unjudged(run: Run, trainer: Any, error: JudgeError) -> JudgeError:
+    """The error of a judge, with what is kept and how to go on."""
+    if trainer.accelerator.num_processes == 1:  # several would have to write it together
+        trainer.keep_last_step()
+    checkpoint = run.latest_checkpoint()
+    kept = f"Step {checkpoint[0]} is kept" if checkpoint else "No step had been taken yet"
+    return JudgeError(f"{error}\n{kept}; go on with: grit-lite train --resume --output {run.folder}")
+
+
+class JudgeTally:
+    """What an endpoint was asked, in run.json, added to what it was asked before the run was interrupted.
+
+    Of several processes, it is what the first has asked.
+    """
+
+    def __init__(self, run: Run, judge: Judge | None) -> None:
+        self.run, self.judge = run, judge
+        self.before = run.facts().get("judge", {})
+
+    def write(self) -> None:
+        if isinstance(self.judge, Endpoint):
+            facts = self.judge.facts()
+            counted = {name: facts[name] + self.before.get(name, 0) for name in self.judge.counts}
+            self.run.update(judge=facts | counted)
 
 
 class Retries:
@@ -291,41 +339,233 @@ def save_adapter(run: Run, backend: Backend) -> None:
 
 
 def measure(
-    folder: Path,
-    recipe: Recipe,
-    backend: Backend,
-    questions: int | None = None,
-    between_batches: Callable[[], None] = lambda: None,
+    folder: Path, recipe: Recipe, backend: Backend, between_batches: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Base beside tuned on held-out drawn scenes, into `eval/` of the run folder."""
-    with evaluation_progress() as show:
-
-        def progress(system: str, done: int, total: int) -> None:
-            show(system, done, total)
-            between_batches()
-
-        return evaluate(
-            backend,
-            shapes(questions or recipe.eval_questions),
-            benchmark="shapes",
-            folder=folder / "eval",
-            max_new_tokens=recipe.max_completion_tokens,
-            progress=progress,
-        )
+    """Base beside tuned on the benchmark of the recipe, into `eval/` of the run folder."""
+    evaluations = begin(folder, recipe, Wish())
+    judge = judge_for(evaluations, recipe)
+    ask(evaluations, backend, SYSTEMS, between_batches)
+    return conclude(evaluations, list(SYSTEMS), judge)[0]
 
 
-def evaluate_again(folder: Path, questions: int | None = None) -> dict[str, Any]:
-    """What `grit-lite eval` does: measure a finished run, and write its report anew.
+@dataclass(frozen=True)
+class Wish:
+    """What `grit-lite eval` was asked for; where nothing was, the recipe decides.
+
+    Attributes:
+        questions: how many of each benchmark.
+        source: a copy of the benchmark of one's own.
+        against: the folder of another run.
+        seeds: how often each question is asked, at a temperature; none is once and greedily, or at `temperature`.
+    """
+
+    benchmarks: tuple[str, ...] = ()
+    questions: int | None = None
+    source: Path | None = None
+    against: Path | None = None
+    seeds: int | None = None
+    temperature: float | None = None
+    judge: str | None = None
+    batch_size: int = 32
+    shard: Shard = WHOLE
+
+    def decoding(self, recipe: Recipe) -> Decoding:
+        """How completions are drawn.
+
+        Raises:
+            UsageError: several times at temperature 0, which gives the same each time.
+        """
+        temperature = (recipe.temperature if self.seeds else 0.0) if self.temperature is None else self.temperature
+        if (self.seeds or 1) > 1 and temperature == 0:
+            raise UsageError(
+                "--seeds at --temperature 0 would ask for the same completion again. Leave one of them out."
+            )
+        return Decoding(recipe.max_completion_tokens, temperature, self.seeds or 1)
+
+
+class Begun(NamedTuple):
+    """An evaluation, and what its files and its summary say of it."""
+
+    evaluation: Evaluation
+    name: str
+    settings: dict[str, Any]
+    aggregates: Sequence[aggregates.Aggregate]
+
+
+def begin(folder: Path, recipe: Recipe, wish: Wish) -> list[Begun]:
+    """The benchmarks, loaded.
 
     Raises:
-        UsageError: there is no trained adapter in the folder.
+        UsageError, DataError: there is no such benchmark, or it cannot be had.
+    """
+    names = wish.benchmarks or ("shapes" if recipe.evaluate == "none" else recipe.evaluate,)
+    return [_begin(folder, recipe, wish, find(name)) for name in names]
+
+
+def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Begun:
+    decoding, against = wish.decoding(recipe), wish.against
+    loaded = benchmark.load(wish.questions or recipe.eval_questions, wish.source)
+    evaluation = Evaluation(
+        loaded.questions,
+        benchmark=benchmark.name,
+        folder=folder / "eval",
+        decoding=decoding,
+        batch_size=wish.batch_size,
+        shard=wish.shard,
+        beside=[against / "eval"] if against else [],
+    )
+    sampled, compared = ("sampled" if decoding.temperature else ""), (f"vs-{name_of(against)}" if against else "")
+    settings = {
+        **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
+        "revision": loaded.revision,
+        "available": loaded.available,
+        "rows_sha256": loaded.sha256,
+    }
+    name = "-".join(filter(None, (benchmark.name, sampled, compared)))
+    return Begun(evaluation, name, settings, aggregates.find(benchmark.aggregates))
+
+
+def judge_for(evaluations: Sequence[Begun], recipe: Recipe) -> Judge | None:
+    """The judge of the recipe, where a question is for one; an endpoint has passed its canaries.
+
+    Raises:
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    asked = (question for begun in evaluations for question in begun.evaluation.questions)
+    return proven(judge_of(recipe)) if any(question.scorer == "judge" for question in asked) else None
+
+
+def ask(
+    evaluations: Sequence[Begun],
+    backend: Backend,
+    systems: Mapping[str, System],
+    between_batches: Callable[[], None] = lambda: None,
+) -> None:
+    """Ask one model all that there is to ask it."""
+    with evaluation_progress() as show:
+        for begun in evaluations:
+
+            def progress(system: str, done: int, total: int, of: str = begun.name) -> None:
+                show(f"{of} {system}", done, total)
+                between_batches()
+
+            begun.evaluation.ask(backend, systems, progress)
+
+
+def conclude(evaluations: Sequence[Begun], systems: Sequence[str], judge: Judge | None) -> list[dict[str, Any]]:
+    """The summaries, written into the run folder with a gallery each.
+
+    Raises:
+        JudgeError: the judge fails too often; its verdicts are kept.
+    """
+    return [_conclude(begun, systems, judge) for begun in evaluations]
+
+
+def _conclude(begun: Begun, systems: Sequence[str], judge: Judge | None) -> dict[str, Any]:
+    evaluation = begun.evaluation
+    result = evaluation.conclude(begun.name, systems, begun.settings, begun.aggregates, judge)
+    write_gallery(evaluation.folder, begun.name)
+    return result
+
+
+def evaluate_again(folder: Path, wish: Wish) -> list[dict[str, Any]]:
+    """What `grit-lite eval` does: measure a finished run, and write its report anew.
+
+    Returns:
+        The summary of each benchmark; none in all processes but the first, and none where this is a shard and others
+        have not asked theirs yet.
+
+    Raises:
+        UsageError: there is no trained adapter in the folder, or in that of the other run.
+        Stopped: by a signal; what was asked is kept.
+    """
+    recipe, other = finished(folder), finished(wish.against) if wish.against else None
+    results = evaluate_model(folder, recipe, folder / "adapter", wish, other)
+    if results:
+        write_report(folder)
+    return results
+
+
+def evaluate_model(
+    folder: Path, recipe: Recipe, adapter: Path | None, wish: Wish, other: Recipe | None = None
+) -> list[dict[str, Any]]:
+    """Measure a model into `eval/` of a folder, and return as `evaluate_again`.
+
+    Args:
+        adapter: None for a model as it comes, which is asked directly and under the GRIT prompt.
+        other: the recipe of `wish.against`.
+    """
+    evaluations = begin(folder, recipe, wish)
+    judge = judge_for(evaluations, recipe if wish.judge is None else recipe.model_copy(update={"judge": wish.judge}))
+    stop = StopRequest()
+    try:
+        with stop:
+            systems = processes.together(
+                lambda: ask_all(evaluations, recipe, adapter, wish.against, other, stop.interrupt_if_asked)
+            )
+    except KeyboardInterrupt:
+        number = stop.signal_number or signal.SIGINT
+        said = f"Stopped by {signal.Signals(number).name}. What was asked is kept: the same command goes on from there."
+        raise processes.known_to_all(Stopped(said, number)) from None
+    if not processes.is_first():
+        return []
+    if any(begun.evaluation.missing() for begun in evaluations):
+        if processes.count() > 1:
+            raise UsageError(f"The first process does not see what others wrote to {folder}. Use a shared disk.")
+        return []
+    return conclude(evaluations, systems, judge)
+
+
+def ask_all(
+    evaluations: Sequence[Begun],
+    recipe: Recipe,
+    adapter: Path | None,
+    against: Path | None,
+    other: Recipe | None,
+    between_batches: Callable[[], None],
+) -> list[str]:
+    """Ask the model, then that of the other run where there is one; the systems in the order of the table."""
+    asked = {name: system for name, system in SYSTEMS.items() if adapter or not system.use_adapter}
+    backend = open_backend(recipe, adapter)
+    ask(evaluations, backend, asked, between_batches)
+    if against is None or other is None:
+        return list(asked)
+    if in_place(recipe, other):
+        backend.replace_adapter(against / "adapter")
+    else:
+        del backend
+        free_memory()  # the other model needs the room
+        backend = open_backend(other, against / "adapter")
+    ask(evaluations, backend, {name_of(against): SYSTEMS["tuned"]}, between_batches)
+    *before, last = asked
+    return [*before, name_of(against), last]
+
+
+def finished(folder: Path) -> Recipe:
+    """The recipe of a run that has an adapter.
+
+    Raises:
+        UsageError: it has none.
     """
     if not (folder / "adapter").is_dir():
         raise UsageError(f"There is nothing to evaluate in {folder}: it has no adapter. Train one: grit-lite train")
-    recipe = load_recipe(str(folder / "recipe.yaml")).model_copy(update={"vllm_server": None})  # it served the training
-    result = measure(folder, recipe, open_backend(recipe, folder / "adapter"), questions)
-    write_report(folder)
-    return result
+    return load_recipe(str(folder / "recipe.yaml")).model_copy(update={"vllm_server": None})  # it served the training
+
+
+# What two runs must have in common for one to lend the other its model.
+_OF_THE_MODEL = ("model", "revision", "backend", "vllm", "load_in_4bit", "dtype", "max_pixels")
+_OF_THE_ADAPTER = ("lora_rank", "lora_alpha", "lora_parts")
+
+
+def in_place(recipe: Recipe, other: Recipe) -> bool:
+    """Whether the adapter of the other run fits on the model of this one as it is."""
+    return all(getattr(recipe, key) == getattr(other, key) for key in (*_OF_THE_MODEL, *_OF_THE_ADAPTER))
+
+
+def name_of(run: Path) -> str:
+    """What another run is called in a table."""
+    name = run.resolve().name
+    return f"run {name}" if name in SYSTEMS else name
 
 
 def stopped(run: Run, number: int) -> Stopped:

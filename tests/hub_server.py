@@ -1,4 +1,6 @@
-"""A hub on this machine: the endpoints that huggingface_hub needs to publish one repository, and to fetch it again."""
+"""A hub on this machine: the endpoints that huggingface_hub needs to publish one repository, and to fetch it again.
+
+One of models, or of a dataset to fetch; `refuse_reading` is the status and the code of every answer to who fetches."""
 
 import base64
 import hashlib
@@ -7,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 TOKEN = "hf_a_token_that_may_write"
 COMMIT = "1" * 40
@@ -20,6 +23,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.address = f"http://127.0.0.1:{self.server_port}"
         self.refuse_creation: int | None = None
+        self.refuse_reading: tuple[int, str] | None = None
         self.repositories: list[dict] = []
         self.commits: list[str] = []
         self.large: dict[str, bytes] = {}
@@ -34,11 +38,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if self.server.refuse_reading and path != "/api/whoami-v2":
+            status, code = self.server.refuse_reading
+            return self.answer(status, {"error": "no"}, {"X-Error-Code": code})
         if "/resolve/" in path:
-            return self.send_file(path.rpartition("/")[2])
+            revision, _, name = path.partition("/resolve/")[2].partition("/")
+            return self.send_file(unquote(name), COMMIT if revision == "main" else revision)
         if "/tree/" in path:
             return self.answer(200, [{"type": "file", "path": n, "size": len(c)} | _OID for n, c in self.files()])
-        if path.startswith("/api/models/") and self.server.files:
+        if path.startswith(("/api/models/", "/api/datasets/")) and self.server.files:
             return self.answer(
                 200, {"id": "any", "sha": COMMIT, "siblings": [{"rfilename": n} for n, _ in self.files()]}
             )
@@ -53,12 +61,12 @@ class _Handler(BaseHTTPRequestHandler):
     def files(self) -> list[tuple[str, bytes]]:
         return list(self.server.files.items())
 
-    def send_file(self, name: str) -> None:
+    def send_file(self, name: str, commit: str) -> None:
         if name not in self.server.files:
             return self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
         content = self.server.files[name]
         etag = hashlib.sha256(content).hexdigest()
-        return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        return self.answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))

@@ -80,6 +80,10 @@ def test_text_without_tags_is_all_chain_and_no_answer():
         ("<Answer> yes", None),
         ("no </answer> yes", None),
         ("<answer>a\nb</answer>", "a\nb"),
+        ("<answer> yes </ans", "yes"),  # cut off inside the closing tag
+        ("<answer>yes</answer", "yes"),
+        ("<answer>no</answer> <answer> </answ", "no"),
+        ("<answer> a < b", "a < b"),
     ],
 )
 def test_the_last_complete_answer_counts(text, expected):
@@ -110,6 +114,10 @@ def test_a_prompt_echoed_in_other_words_is_not_the_answer():
 def test_the_last_of_several_thoughts_is_shown():
     answer = parse("<think> a </think> <think> b </think> <rethink> c </rethink> <answer> d")
     assert (answer.think, answer.rethink) == ("b", "c")
+
+
+def test_of_nested_thoughts_the_inner_one_is_shown():
+    assert parse("<think> a <think> b </think> c </think> <answer> d").think == "b"
 
 
 def test_a_box_in_the_answer_is_written_but_not_in_the_chain():
@@ -176,6 +184,8 @@ def test_valid_format_needs_an_answer_with_text():
         "bbox_2d: 10, 20, 30, 40",
         "bbox_2d_3: 10, 20, 30, 40.",
         'bbox_2d = "10, 20, 30, 40"',
+        "［１０，２０，３０，４０］",  # full width, as written in Chinese
+        "在（10，20，30，40）处",
         "[[10, 20, 30, 40]]",
         "([10, 20, 30, 40])",
     ],

@@ -5,6 +5,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -139,6 +140,50 @@ def test_the_base_model_is_the_tuned_one_with_its_adapter_off(backend, tuned):
     assert on != base
 
 
+def test_a_seeded_completion_does_not_depend_on_those_beside_it(backend):
+    seeds = [7, 8, 9, 7, 8]
+    options = {"max_new_tokens": 8, "temperature": 1.5}
+    together = backend.generate(requests(5), seeds=seeds, **options)
+    assert together == backend.generate(requests(5), seeds=seeds, batch_size=2, **options)
+    alone = [backend.generate([one], seeds=[seed], **options)[0] for one, seed in zip(requests(5), seeds, strict=True)]
+    assert together == alone
+    again = backend.generate([requests(1)[0]] * 3, seeds=[1, 2, 1], **options)
+    assert again[0] == again[2] != again[1]
+
+
+def test_a_model_whose_prompts_cannot_be_shared_is_seeded_as_well(backend, monkeypatch):
+    monkeypatch.setattr(backend, "vlm", None)
+    options = {"max_new_tokens": 6, "temperature": 1.5, "seeds": [7, 8, 7]}
+    first, second, third = backend.generate([requests(1)[0]] * 3, **options)
+    assert first == third != second
+
+
+def test_a_model_is_known_by_its_weights_its_adapter_and_its_processor(backend, tuned, recipe, untrained, tmp_path):
+    bare, adapted = backend.fingerprints(), tuned.fingerprints()
+    assert bare["adapter"] is None
+    assert {**adapted, "adapter": None} == bare
+    tuned.save_adapter(tmp_path / "adapter")
+    tuned.generate(requests(2), max_new_tokens=2)
+    assert open_backend(recipe, tmp_path / "adapter").fingerprints() == adapted == tuned.fingerprints()
+    small = open_backend(tiny(untrained, "max_pixels=4096")).fingerprints()
+    assert {name for name in bare if small[name] != bare[name]} == {"processor"}
+    weight = backend.model.lm_head.weight.data
+    weight[0, 0] += 1
+    assert {name for name in bare if backend.fingerprints()[name] != bare[name]} == {"weights"}
+    weight[0, 0] -= 1
+
+
+def test_another_adapter_can_take_the_place_of_the_one_on_the_model(tuned, recipe, tmp_path):
+    backend = open_backend(recipe)
+    backend.attach_lora(recipe)
+    tuned.save_adapter(tmp_path / "adapter")
+    backend.model.eval()
+    assert backend.generate(requests(3), max_new_tokens=8) != tuned.generate(requests(3), max_new_tokens=8)
+    backend.replace_adapter(tmp_path / "adapter")
+    assert backend.generate(requests(3), max_new_tokens=8) == tuned.generate(requests(3), max_new_tokens=8)
+    assert backend.fingerprints() == tuned.fingerprints()
+
+
 def test_a_saved_adapter_comes_back_with_its_prompt_and_box_space(tuned, recipe, tmp_path):
     tuned.save_adapter(tmp_path / "adapter")
     again = open_backend(recipe, tmp_path / "adapter")
@@ -206,5 +251,51 @@ def test_the_same_seed_draws_the_same_adapter(recipe):
 def test_the_description_is_plain_facts(backend):
     facts = backend.describe()
     assert (facts["backend"], facts["backend_reason"]) == (NAME, "the recipe asks for it")
-    assert facts["parameters"] == 2_651_136
+    assert facts["parameters"] == 2_648_064
     assert json.loads(json.dumps(facts)) == facts
+
+
+def test_a_completion_goes_on_from_its_own_beginning(backend):
+    asked = requests(8)
+    whole = backend.generate(asked, max_new_tokens=12)
+    tokenizer = backend.processor.tokenizer
+    for tokens in (1, 5, 9):
+        # What a random model writes may be no text, which does not come back as the tokens that it was.
+        kept = [one for one in range(8) if _comes_back(tokenizer, whole[one].text)]
+        openings = [tokenizer.decode(_tokens(tokenizer, whole[one].text)[:tokens]) for one in kept]
+        begun = [replace(asked[one], opening=opening) for one, opening in zip(kept, openings, strict=True)]
+        rest = backend.generate(begun, max_new_tokens=12 - tokens)
+        assert [o + g.text for o, g in zip(openings, rest, strict=True)] == [whole[one].text for one in kept]
+        assert len(kept) > 3
+
+
+def _tokens(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _comes_back(tokenizer, text):
+    return "\ufffd" not in text and len(_tokens(tokenizer, text)) == 12
+
+
+def test_openings_of_different_lengths_and_none_stand_in_one_batch(backend):
+    asked = [replace(one, opening="the red circle " * index) for index, one in enumerate(requests(4))]
+    alone = [backend.generate([one], max_new_tokens=6)[0] for one in asked]
+    assert backend.generate(asked, max_new_tokens=6) == alone
+    assert alone[1] != backend.generate([replace(asked[1], opening="")], max_new_tokens=6)[0]
+
+
+def test_the_librarys_own_generation_begins_with_the_opening_too(backend, monkeypatch):
+    asked = [replace(one, opening="the red circle " * index) for index, one in enumerate(requests(4))]
+    shared = backend.generate(asked, max_new_tokens=6)
+    monkeypatch.setattr(backend, "vlm", None)
+    assert backend.generate(asked, max_new_tokens=6) == shared
+
+
+def test_what_stands_in_an_opening_is_never_a_special_token(backend):
+    spelt = replace(requests(1)[0], opening="<|image_pad|> <|im_end|>")
+    batch = backend._encode([spelt])
+    special = backend.processor.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>"])
+    plain = backend._encode(requests(1))
+    for token in special:
+        assert (batch["input_ids"] == token).sum() == (plain["input_ids"] == token).sum()
+    assert backend.generate([spelt], max_new_tokens=3)[0].tokens == 3

@@ -11,10 +11,10 @@ from PIL import Image
 from grit_lite.answer import number_spans, parse
 from grit_lite.backends import Request, open_backend
 from grit_lite.boxes import Box, iou
-from grit_lite.evaluate.faithfulness import (
+from grit_lite.evaluate.faithfulness import faithfulness
+from grit_lite.evaluate.faithfulness.interventions import (
     blank,
     elsewhere,
-    faithfulness,
     keep_only,
     numbers_of,
     paint_over,
@@ -23,6 +23,7 @@ from grit_lite.evaluate.faithfulness import (
     with_numbers,
     written_like,
 )
+from grit_lite.evaluate.question import from_triplet
 from grit_lite.recipe import load_recipe
 from grit_lite.scorers import is_right
 from grit_lite.tiny.measure import chain_opening
@@ -243,7 +244,7 @@ def backend():
 def answered(backend):
     """Relation questions with the chains that the model wrote once each was begun."""
     scenes = held_out(["relation"], 16)
-    questions = [from_scene_question(scene, index) for index, scene in enumerate(scenes)]
+    questions = [from_triplet(from_scene_question(scene, index)) for index, scene in enumerate(scenes)]
     render = backend.spec.prompts.render
     requests = [Request((scene.image,), render(scene.question), chain_opening(scene)) for scene in scenes]
     rows = []
@@ -252,9 +253,8 @@ def answered(backend):
     ):
         completion = request.opening + generated.text
         answer = parse(completion).answer
-        row = {"id": question.id, "dataset": question.dataset, "question": question.question, "gold": question.answer}
-        row |= {"completion": completion, "answer": answer, "correct": is_right(answer, question.answer)}
-        rows.append(row | {"opening": request.opening})
+        row = {"id": question.id, "completion": completion, "answer": answer, "opening": request.opening}
+        rows.append(row | {"correct": is_right(answer, question.gold)})
     return questions, rows
 
 

@@ -6,16 +6,19 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.lab import results, training, triplets
+from benchmarks.lab import results, target, training, triplets
 from benchmarks.lab.__main__ import main
+from benchmarks.lab.analysis import Results, Values, against_default, holm
 from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
 from benchmarks.lab.study import DEFAULT, load_study
 from grit_lite.errors import DataError, RecipeError, UsageError
+from grit_lite.judge import open_judge
 from grit_lite.recipe import recipe_files
 from grit_lite.rewards import build_scorer
 from grit_lite.run import read_rows
 from grit_lite.tiny.questions import held_out
 from grit_lite.triplets import load
+from tests import lab_rows
 
 SMALL = (
     "steps: 2, prompts_per_step: 1, group_size: 2, completions_per_pass: 2, max_completion_tokens: 24, save_every: 1"
@@ -39,7 +42,7 @@ def test_every_arm_of_the_study_is_a_valid_recipe_with_rewards_that_can_be_built
         recipe = study.recipe_of(arm, seed=arm.seeds[-1])
         assert recipe.seed == arm.seeds[-1]
         assert recipe.prompts_per_step == 4
-        build_scorer(recipe.rewards, judge=training.rule_judge)
+        build_scorer(recipe.rewards, open_judge(recipe.judge))
     assert DEFAULT in {arm.id for arm in study.arms()}
     assert len({arm.id for arm in study.arms()}) == len(list(study.arms()))
 
@@ -186,3 +189,138 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(finished, tmp_path):
     assert facts["resumed"] is True
     assert (adapter / name).read_bytes() == (whole / "adapter" / name).read_bytes()
     assert list(read_rows(killed / "metrics.jsonl")) == list(read_rows(whole / "metrics.jsonl"))
+
+
+# --- statistics on made-up rows
+
+
+def values(table, scenes=None, counts=None, seeds=None):
+    table = np.asarray(table, dtype=float)
+    seeds = tuple(range(len(table))) if seeds is None else seeds
+    counts = np.ones(table.shape[1]) if counts is None else np.asarray(counts, dtype=float)
+    return Values(table, seeds, counts, np.arange(table.shape[1]) if scenes is None else np.asarray(scenes))
+
+
+def test_an_interval_of_one_seed_is_that_of_a_bootstrap_over_scenes():
+    right = np.random.default_rng(0).random((1, 400)) < 0.8
+    interval = values(right).interval()
+    error = np.sqrt(right.mean() * (1 - right.mean()) / 400)
+    assert interval.value == right.mean()
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_questions_about_one_scene_count_as_one_draw():
+    right = np.repeat(np.random.default_rng(0).random(100) < 0.5, 4)[None]
+    alone, together = values(right).interval(), values(right, np.repeat(np.arange(100), 4)).interval()
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(2, rel=0.1)
+
+
+def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not_narrow_it():
+    row = np.random.default_rng(0).random(400) < 0.7
+    one, same = values([row]).interval(), values([row] * 5).interval()
+    width = one.high - one.low
+    assert same.high - same.low == pytest.approx(width, rel=0.1)
+    apart = values([np.full(400, level) for level in (0.5, 0.6, 0.7, 0.8, 0.9)]).interval()
+    assert apart.value == pytest.approx(0.7)
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * np.sqrt(0.02 / 5), rel=0.1)
+
+
+def test_questions_without_the_measure_do_not_count():
+    found = values([[1, 9, 0.5, 9], [1, 9, 0.5, 9]], counts=[1, 0, 1, 0])
+    assert found.interval()[::3] == (0.75, 2)
+    assert found.by_seed.tolist() == [0.75, 0.75]
+
+
+def test_a_difference_is_paired_by_seed_and_question():
+    level = np.random.default_rng(0).random(200) < 0.5
+    a, b = values([level, level], seeds=(1, 2)), values([level, level, 1 - level], seeds=(1, 2, 3))
+    gap = a.minus(b)
+    assert gap.seeds == (1, 2)
+    assert gap.interval()[:3] == (0, 0, 0)
+    assert gap.p() == 1.0
+    assert a.above_untrained(values([np.zeros(200)])).mean == a.mean
+    with pytest.raises(DataError, match="no seed in common"):
+        a.minus(values([level], seeds=(0,)))
+
+
+def test_a_clear_difference_has_a_small_p_and_none_has_a_large_one():
+    rng = np.random.default_rng(0)
+    a, b, c = (values(rng.random((3, 300)) < share) for share in (0.9, 0.5, 0.5))
+    assert a.minus(b).p() == pytest.approx(2 / 10_001)
+    assert b.minus(c).p() > 0.05
+
+
+def test_holm_multiplies_the_smallest_p_most_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+# --- target and page
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """A results file of the whole study, a few questions each, and one run that failed."""
+    folder = tmp_path_factory.mktemp("made-up")
+    study = load_study()
+    chance = {"untrained": 0.3, "beta": 0.5}
+    results.begin(folder, lab_rows.header(40))
+    for made in lab_rows.made_up(study, 40, chance=lambda arm: chance.get(arm.group, 0.95)):
+        failed = {"error": "exit code 6: diverged"} if (made["arm"], made["seed"]) == ("loss/gspo", 2) else {}
+        results.append(folder, made | failed)
+    return folder, Results(*results.read(folder))
+
+
+def test_arms_are_compared_with_the_default_one_over_the_seeds_that_both_have(made_up):
+    _, found = made_up
+    compared = against_default(found, "correct", ["relation"])
+    assert not {DEFAULT, "untrained/direct"} & compared.keys()
+    assert compared["beta/0"].difference.value == pytest.approx(-0.45, abs=0.1)
+    assert compared["beta/0"].p < 0.02
+    assert compared["rewards/grit-code"].p > 0.05
+    assert (compared["beta/0"].seeds, compared["rewards/grit-code"].seeds, compared["loss/gspo"].seeds) == (3, 5, 2)
+
+
+def test_the_target_names_what_is_not_met(made_up, capsys):
+    folder, found = made_up
+    assert main(["target", "--output", str(folder)]) == 0
+    assert "5 of 5 seeds meet all of it." in capsys.readouterr().out
+    seeds = {(one.seed, one.what): one.met for one in target.checks(found, "beta/0")}
+    assert seeds[0, "valid format"]
+    assert not seeds[0, "position-relation accuracy"]
+
+
+def test_what_wrong_boxes_take_away_is_a_share_of_what_was_gained_on_the_same_questions(made_up):
+    _, found = made_up
+    before, after = (found.faithful(DEFAULT, name).table[0] for name in ("unchanged", "wrong_boxes"))
+    floor = found.values("untrained/direct", "correct", ["relation"]).table[0, :20]
+    share = (before.mean() - after.mean()) / (before.mean() - floor.mean())
+    assert target.taken_away(found, DEFAULT, 0, "untrained/direct") == pytest.approx(share)
+    assert target.taken_away(found, "untrained/grounded", 0, DEFAULT) == 0
+
+
+def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folder, found = made_up
+    assert main(["page", "--output", str(folder), "--docs", str(tmp_path)]) == 0
+    text = (tmp_path / "lab.md").read_text()
+    figures = {path.name for path in (tmp_path / "lab").iterdir()}
+    assert figures == {"curves.svg", "triplets.svg", "arms.svg", "faithfulness.svg"}
+    assert all(f"(lab/{name})" in text for name in figures)
+    assert all(f"`{arm}`" in text for arm in found.rows)
+    accuracy = found.values("beta/0.01", "correct", ["count"]).interval()
+    assert f"{100 * accuracy.value:.1f} ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})" in text
+    assert "`loss/gspo` seed 2: exit code 6: diverged" in text
+    assert "Scenes that pre-training never saw" not in text  # they were not asked
+    again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]
+    main(["page", "--output", str(folder), "--docs", str(tmp_path)])
+    assert [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())] == again
+
+
+def test_a_page_without_the_rows_that_all_stand_beside_is_refused(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    results.begin(tmp_path, lab_rows.header(3))
+    assert main(["page", "--output", str(tmp_path), "--docs", str(tmp_path)]) == 3
+    assert "--only default untrained" in capsys.readouterr().err
+    assert main(["target", "--output", str(tmp_path / "nowhere")]) == 3

@@ -17,14 +17,16 @@ from PIL import Image, ImageDraw
 
 from grit_lite.boxes import PALETTE, Box
 from grit_lite.errors import UsageError
-from grit_lite.evaluate import examples
 from grit_lite.evaluate.summary import summarise
+from grit_lite.pages.completions import pieces
+from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.table import lines
+from grit_lite.pages.wording import duration, number, percent
 from grit_lite.recipe import Recipe
 from grit_lite.report import write_report
-from grit_lite.report.completions import pieces, timelines
+from grit_lite.report.completions import timelines
 from grit_lite.report.curves import curves, start_and_end, ticks
-from grit_lite.report.evaluation import findings, lines
-from grit_lite.report.wording import duration, number, percent
+from grit_lite.report.evaluation import findings
 from grit_lite.run import write_json
 
 QUESTIONS = [
@@ -116,7 +118,11 @@ def evaluation_rows(n: int) -> dict[str, list[dict]]:
             row |= {"valid_format": tuned, "union_iou": draw.betavariate(4, 2) if tuned else 0.0}
             row |= {"f1": float(draw.random() < 0.7) if tuned else 0.0, "tokens": 50 if tuned else 3, "finished": True}
             part.append(row)
-    for index in examples(rows["base_direct"], rows["tuned"], count=12):
+    outcomes = [
+        outcome({"before": before, "after": after})
+        for before, after in zip(rows["base_direct"], rows["tuned"], strict=True)
+    ]
+    for index in examples(outcomes, count=12):
         for part in rows.values():
             part[index]["image"] = f"images/shapes-{index}.png"
     return rows
@@ -150,7 +156,7 @@ def run(tmp_path: Path) -> Path:
     rows = evaluation_rows(80)
     result = {"benchmark": "shapes", "split": "test", "n": 80, "settings": {"max_new_tokens": 128}}
     (folder / "eval" / "images").mkdir(parents=True)
-    write_json(folder / "eval" / "shapes.json", result | summarise(rows, clusters=range(80)))
+    write_json(folder / "eval" / "shapes.json", result | summarise(rows))
     write_lines(
         folder / "eval" / "shapes.jsonl", [row for together in zip(*rows.values(), strict=True) for row in together]
     )
@@ -257,6 +263,22 @@ def test_the_page_opens_and_closes_its_elements_in_order(run):
 
     Nesting().feed(write_report(run).read_text())
     assert open_tags == []
+
+
+def test_the_page_leads_to_the_gallery_that_lies_beside_the_rows(run):
+    assert "All 80 questions" not in read(run).text
+    (run / "eval" / "shapes.html").write_text("")
+    page = read(run)
+    assert "eval/shapes.html" in [link["href"] for link in page.all("a")]
+    assert "All 80 questions with their pictures" in page.text
+
+
+def test_of_many_kept_pictures_the_page_shows_24_and_every_outcome(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(path, [json.loads(line) | {"image": "images/shapes-0.png"} for line in path.read_text().splitlines()])
+    html = write_report(run).read_text()
+    shown = re.findall(r'class="case (\w+)"', html)
+    assert (len(shown), set(shown)) == (24, {"fixed", "broken", "both_wrong", "both_right"})
 
 
 # --- what it says
@@ -533,14 +555,14 @@ def test_numbers_have_a_true_minus_sign_and_unknown_ones_a_dash():
     [(0.01, 0.1, "shown to help"), (-0.1, -0.01, "shown to harm"), (-0.1, 0.1, "no difference is shown")],
 )
 def test_a_difference_is_claimed_only_if_its_interval_leaves_zero_out(low, high, said):
-    result = {"n": 8, **summarise(evaluation_rows(8), clusters=range(8))}
+    result = {"n": 8, **summarise(evaluation_rows(8))}
     row = next(row for row in result["paired"] if (row["metric"], row["against"]) == ("accuracy", "base_direct"))
     row |= {"low": low, "high": high}
     assert said in findings(result)[2]
 
 
 def test_format_and_boxes_are_not_held_against_a_direct_question():
-    result = {"n": 8, **summarise(evaluation_rows(8), clusters=range(8))}
+    result = {"n": 8, **summarise(evaluation_rows(8))}
     line = next(line for line in lines(result) if line.label == "Valid format")
     assert (line.cells[0], line.differences[0]) == (("–", ""), ("–", "", ""))
     assert line.cells[2][0] == "100.0"
@@ -549,4 +571,4 @@ def test_format_and_boxes_are_not_held_against_a_direct_question():
 
 def test_an_evaluation_of_one_system_has_no_findings():
     rows = {"tuned": evaluation_rows(8)["tuned"]}
-    assert findings({"n": 8, **summarise(rows, clusters=range(8))}) == []
+    assert findings({"n": 8, **summarise(rows)}) == []

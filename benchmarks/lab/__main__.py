@@ -9,12 +9,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from benchmarks.lab import ROOT
 from benchmarks.lab.study import STUDY, load_study
-from grit_lite.errors import GritLiteError
+from grit_lite.errors import GritLiteError, UsageError
 
 OUTPUT = ROOT / "benchmarks" / "results" / "lab"
 
@@ -27,16 +28,39 @@ def run(given: Any) -> int:
     return 1 if jobs.run(study.jobs(given.only or (), given.seeds), given.jobs) else 0
 
 
+def page(given: Any) -> int:
+    if find_spec("matplotlib") is None:
+        raise UsageError("The page needs matplotlib for its figures: pip install 'grit-lite[lab]'")
+    from benchmarks.lab.page import write_page
+
+    print(write_page(given.output, given.docs, load_study(given.study)))
+    return 0
+
+
+def target(given: Any) -> int:
+    from benchmarks.lab.analysis import Results
+    from benchmarks.lab.results import read
+    from benchmarks.lab.target import report
+
+    text, met = report(Results(*read(given.output)))
+    print(text)
+    return 0 if met else 1
+
+
+ACTIONS = {"run": run, "page": page, "target": target}
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m benchmarks.lab", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("action", nargs="?", choices=("run",), default="run")
+    options.add_argument("action", nargs="?", choices=tuple(ACTIONS), default="run")
     options.add_argument("--only", nargs="+", metavar="GROUP/ARM", help="groups or arms; * stands for anything")
     options.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
     options.add_argument("--jobs", type=int, default=2, help="runs at the same time, of one thread each")
     options.add_argument("--output", type=Path, default=OUTPUT, help="where results.jsonl lies")
     options.add_argument("--scratch", type=Path, default=Path("runs") / "lab", help="run folders, resumed from there")
+    options.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page is written")
     options.add_argument("--study", type=Path, default=STUDY)
     options.add_argument("--share", type=float, default=1.0, help="of the questions; less is for trying out")
     return options
@@ -46,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return run(given)
+        return ACTIONS[given.action](given)
     except GritLiteError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -5,20 +5,21 @@ python -m benchmarks.lab.one GROUP/ARM SEED
 
 import argparse
 import hashlib
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from benchmarks.lab import results
-from benchmarks.lab.measuring import Asker, Questions, held_out_questions, measure
+from benchmarks.lab.measuring import Asker, Questions, Style, held_out_questions, measure
 from benchmarks.lab.study import ASKED, STUDY, Arm, Study, load_study
 from benchmarks.lab.training import cost, train
 from benchmarks.lab.triplets import embedded_with_chains
-from benchmarks.measure import processor_name
+from benchmarks.measure import cores
+from grit_lite.answer import GRIT_PROMPT
 from grit_lite.backends import model_location, open_backend
 
 
@@ -33,15 +34,14 @@ def carry_out(study: Study, arm: Arm, seed: int, scratch: Path, share: float = 1
     recipe = study.recipe_of(arm, seed, data="embedded")
     backend = open_backend(recipe, adapter)
     versions = backend.describe()["versions"]
-    asker = Asker(
-        backend, "direct" if arm.method == "direct" else "grounded", recipe.max_completion_tokens, _example(arm)
-    )
+    style: Style = "direct" if arm.method == "direct" else "grounded"
+    asker = Asker(backend, style, recipe.max_completion_tokens, *_example(arm))
     with cost() as spent:
         measures, outcomes = measure(asker, questions, report=lambda name: print(f"asking: {name}", flush=True))
     return {
         **identity(study, arm, seed),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{os.cpu_count()} cores of {processor_name()}",
+        "machine": cores(),
         "threads": torch.get_num_threads(),
         "versions": versions,
         "train": trained,
@@ -80,14 +80,13 @@ def weights_sha256(study: Study) -> str:
     return digest.hexdigest()
 
 
-def _example(arm: Arm) -> str:
-    """The first relation triplet with its prompt and its chain; its picture is not shown."""
-    if arm.method != "one-shot":
-        return ""
-    from grit_lite.answer import GRIT_PROMPT
-
+def _example(arm: Arm) -> tuple[str, tuple[Image.Image, ...]]:
+    """What stands before every prompt: the first relation triplet with its prompt and its chain, and its picture."""
+    if arm.method not in ("one-shot", "one-shot-image"):
+        return "", ()
     triplet, chain = embedded_with_chains()[0]
-    return f"{GRIT_PROMPT.render(triplet.question)}{chain}\n"
+    picture = (triplet.load_image(),) if arm.method == "one-shot-image" else ()
+    return f"{GRIT_PROMPT.render(triplet.question)}{chain}\n", picture
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

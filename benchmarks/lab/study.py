@@ -16,7 +16,7 @@ from grit_lite.recipe import Recipe, load_recipe
 
 STUDY = ROOT / "recipes" / "lab" / "study.yaml"
 DEFAULT = "default/tiny"
-ASKED = ("direct", "grounded", "one-shot")  # methods that train nothing
+ASKED = ("direct", "grounded", "one-shot", "one-shot-image")  # methods that train nothing
 METHODS = ("grpo", "sft", *ASKED)
 DRAWN = "drawn"
 
@@ -102,8 +102,6 @@ class Study:
         settings = dict(arm.settings)
         if settings.get("data") == DRAWN:
             settings["data"] = data or DRAWN
-        if "judge" not in Recipe.model_fields:
-            settings.pop("judge", None)  # `training.judged_by_rule` provides it
         fixed = {"name": f"{arm.group}-{arm.name}", "seed": seed, "evaluate": "none"}
         return load_recipe(self.recipe, [f"{key}={json.dumps(value)}" for key, value in {**settings, **fixed}.items()])
 

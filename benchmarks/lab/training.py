@@ -3,7 +3,6 @@
 A run that was killed goes on from its last checkpoint, as `grit-lite train --resume` would.
 """
 
-import functools
 import json
 import resource
 import time
@@ -18,9 +17,7 @@ from grit_lite import training
 from grit_lite.backends import open_backend
 from grit_lite.errors import UsageError
 from grit_lite.recipe import Recipe, load_recipe
-from grit_lite.rewards import build_scorer
 from grit_lite.run import METRICS, Run, read_facts, read_rows, write_json
-from grit_lite.scorers import is_right
 
 BLOCK = 5  # steps that one point of a curve is the mean of
 CURVES = ("reward", "valid_format", "groups_that_teach", "completion_tokens", "kl")
@@ -89,27 +86,9 @@ def _reinforce(recipe: Recipe, folder: Path) -> None:
     if resumed and load_recipe(str(folder / "recipe.yaml")) != recipe:
         raise UsageError(f"{folder} holds a run of another recipe. Move it away, or name another --scratch.")
     run = Run.resume(folder) if resumed else Run.create(folder, recipe)
-    with judged_by_rule(recipe), cost() as spent:
+    with cost() as spent:
         training.train(run)
     write_json(folder / _COST, {**spent, "resumed": resumed})
-
-
-@contextmanager
-def judged_by_rule(recipe: Recipe) -> Iterator[None]:
-    """While it is open, presets that need a judge have one: the scorers, which know the answers of drawn scenes."""
-    if "judge" in Recipe.model_fields or recipe.rewards not in ("grit-paper", "grit-code"):
-        yield
-        return
-    plain = training.build_scorer
-    training.build_scorer = functools.partial(build_scorer, judge=rule_judge)
-    try:
-        yield
-    finally:
-        training.build_scorer = plain
-
-
-def rule_judge(question: str, gold: str, predicted: str) -> str:
-    return f"score: {int(is_right(predicted, gold))}"
 
 
 def _fine_tune(recipe: Recipe, folder: Path) -> None:

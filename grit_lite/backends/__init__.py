@@ -105,8 +105,15 @@ class Backend(Protocol):
         temperature: float = 0.0,
         use_adapter: bool = True,
         batch_size: int = 32,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
-        """One completion for each request, in order; temperature 0 is greedy."""
+        """One completion for each request, in order.
+
+        Args:
+            temperature: 0 is greedy.
+            seeds: one for each request, of which alone its completion is drawn, whatever else is in the batch. None
+                draws from torch's generator.
+        """
         ...
 
     def stream(
@@ -129,6 +136,13 @@ class Backend(Protocol):
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, with its `grit_lite.json`."""
+
+    def replace_adapter(self, folder: Path) -> None:
+        """Put a trained adapter of the same shape in the place of the one that is on the model."""
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """The sha256 of `weights`, `adapter` (None without one) and `processor`, as they are in memory."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for `run.json`: model, device, dtype, parameters, versions."""

@@ -1,18 +1,24 @@
 """How sure a number is: an interval for a share, for a mean, and for the difference of two systems on the same rows.
 
-Shares of right answers get Wilson's interval. Means of anything else, and every paired difference, get a percentile
-bootstrap with a fixed seed, so that a result file is the same on every machine. Nothing here knows of models or images.
+Rows that share an image are not independent: they are of one cluster, and every interval here knows it. Shares of right
+answers get Wilson's interval, of as many rows as the clusters are worth. Means of anything else, and every paired
+difference, get a percentile bootstrap over clusters with a fixed seed, so that a result file is the same on every
+machine. Where completions were sampled more than once, the draws are resampled as well. Nothing here knows of models
+or images.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 RESAMPLES = 10_000
+CHUNK = 1_000  # resamples at the same time: of 500 rows they are 4 MB
 SEED = 0
 CONFIDENCE = 0.95
+POWER = 0.8
 
 
 class Cell(NamedTuple):
@@ -33,25 +39,88 @@ class Difference(NamedTuple):
     n: int
 
 
+class Outcomes(NamedTuple):
+    """On how many rows the first system is above the second, below it, and like it."""
+
+    wins: int
+    losses: int
+    ties: int
+
+
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Cell:
     """The share `successes / n` with Wilson's score interval, which keeps inside [0, 1] and holds for small `n`."""
     if n == 0:
         return Cell(None, None, None, 0)
-    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return Cell(successes / n, float(interval.low), float(interval.high), n)
+    return Cell(successes / n, *_wilson(successes / n, n, confidence), n)
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE, seed: int = SEED) -> Cell:
-    """The mean with a percentile bootstrap interval; one value alone has no interval.
+def _wilson(share: float, n: float, confidence: float) -> tuple[float, float]:
+    """Wilson (1927), for a count of rows that need not be whole."""
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share(
+    values: Sequence[bool],
+    clusters: Sequence[Hashable] | None = None,
+    draws: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+) -> Cell:
+    """The share of rows that hold, with an interval for rows that are not all independent.
+
+    Wilson's interval with the number of independent rows that would leave as much doubt, never more than there are:
+    Dean and Pagano (2015), corrected for few clusters by the quantile of Student's t, as Korn and Graubard (1998) do.
+    Where all rows are alike nothing is seen of how clusters vary, and each is then worth one row. Several draws of the
+    same rows get the interval of `mean_interval`.
+
+    Args:
+        clusters: what a row shares with others (its image, say). None: every row is its own cluster.
+        draws: which draw of a sampled completion a row is. None: there is one.
+    """
+    held = [float(value) for value in values]
+    if draws is not None and len(set(draws)) > 1:
+        return mean_interval(held, clusters, draws, confidence)
+    count = len(held) if clusters is None else len(set(clusters))
+    if clusters is None or count in (0, len(held)):
+        return wilson(round(sum(held)), len(held), confidence)
+    value = sum(held) / len(held)
+    if count == 1:
+        return Cell(value, None, None, len(held))
+    return Cell(value, *_wilson(value, _worth(held, clusters, count, confidence), confidence), len(held))
+
+
+def _worth(held: Sequence[float], clusters: Sequence[Hashable], count: int, confidence: float) -> float:
+    """The number of independent rows that leave as much doubt about a share as these do."""
+    value = sum(held) / len(held)
+    if value in (0.0, 1.0):
+        return count
+    # Answers that are right on one of two rows of each image leave no doubt at all; they are not worth more for it.
+    doubt = max(standard_error(held, clusters) ** 2, value * (1 - value) / len(held))
+    few = float(stats.norm.ppf((1 + confidence) / 2) / stats.t.ppf((1 + confidence) / 2, count - 1))
+    return value * (1 - value) / doubt * few**2
+
+
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    draws: Sequence[Hashable] | None = None,
+    confidence: float = CONFIDENCE,
+    seed: int = SEED,
+) -> Cell:
+    """The mean with a percentile bootstrap interval over clusters and draws; one cluster alone has no interval.
 
     Overlaps are bounded and pile up at 0 and 1, where a t interval would leave the range. The percentile interval
     cannot, and unlike BCa it is defined when all values are equal; it is a point then, which says little for small `n`.
+
+    Args:
+        clusters, draws: as of `share`.
     """
     if not len(values):
         return Cell(None, None, None, 0)
-    sums = np.asarray(values, dtype=float)
-    low, high = _bootstrap_ratio(sums, np.ones_like(sums), confidence, seed)
-    return Cell(float(sums.mean()), low, high, len(sums))
+    low, high = _bootstrap(*_by_draw_and_cluster(values, clusters, draws), confidence, seed)
+    return Cell(float(np.mean(values)), low, high, len(values))
 
 
 def paired_difference(
@@ -60,58 +129,136 @@ def paired_difference(
     clusters: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
     seed: int = SEED,
+    draws: Sequence[Hashable] | None = None,
 ) -> Difference:
     """The mean of `a - b` over rows that both systems answered, with a bootstrap interval over clusters of rows.
 
     Args:
         a, b: one value a row, in the same order.
-        clusters: what a row shares with others (its image, say); rows of a cluster are drawn together. None: every row
-            is its own cluster.
+        clusters, draws: as of `share`; rows of a cluster are drawn together.
     """
-    if len(a) != len(b):
-        raise ValueError(f"paired values must come in pairs, got {len(a)} and {len(b)}")
-    if not len(a):
-        return Difference(None, None, None, 0)
-    gaps = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    low, high = _bootstrap_ratio(*_by_cluster(gaps, clusters), confidence, seed)
-    return Difference(float(gaps.mean()), low, high, len(gaps))
+    return Difference(*mean_interval(_gaps(a, b), clusters, draws, confidence, seed))
 
 
-def ratio(
+def outcomes(a: Sequence[float], b: Sequence[float]) -> Outcomes:
+    """On how many rows `a` is above, below and like `b`."""
+    gaps = _gaps(a, b)
+    wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
+    return Outcomes(wins, losses, len(gaps) - wins - losses)
+
+
+def mcnemar(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
+    """The exact two-sided p of McNemar's test: does `a` alone have rows right as often as `b` alone?
+
+    Of rows that share an image the test would take each for a witness of its own. With clusters it counts these instead
+    of rows: those on which `a` has more rows right, and those on which `b` has. Clusters of one row are McNemar's rows.
+    """
+    gaps, _ = _by_cluster(_gaps(a, b), clusters)
+    only_a, only_b = int((gaps > 0).sum()), int((gaps < 0).sum())
+    if only_a + only_b == 0:
+        return 1.0
+    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p values corrected for their number, in the same order; S. Holm (1979).
+
+    A table holds many comparisons, of which some look significant by chance. The chance that any of those with a
+    corrected p below 0.05 does is at most 5 %.
+    """
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def standard_error(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
+    """The cluster-robust standard error of a mean, sqrt(K / (K - 1) * sum over clusters of (sum of x - mean)²) / n.
+
+    Of K clusters: Cameron and Miller (2015), section II, for the mean; as in Miller (2024), arXiv 2411.00640.
+    """
+    sums, counts = _by_cluster(np.asarray(values, dtype=float), clusters)
+    if len(sums) < 2:
+        return float("nan")
+    residuals = sums - counts * (sums.sum() / counts.sum())
+    return float(sqrt(len(sums) / (len(sums) - 1) * (residuals**2).sum()) / counts.sum())
+
+
+def detectable(
     a: Sequence[float],
     b: Sequence[float],
     clusters: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
-    seed: int = SEED,
-) -> Cell:
-    """The mean of `a` over the mean of `b` on the same rows, with a bootstrap interval over clusters of rows.
+    power: float = POWER,
+) -> float | None:
+    """The smallest true difference that as many rows would show with this power, (z(1 - α/2) + z(power)) · error.
 
-    Where the interval of the mean of `b` reaches zero there is nothing to divide by: value and interval are None.
+    The minimum detectable effect of Bloom (1995): 2.80 standard errors at 5 % and 80 %, here the paired, cluster-robust
+    one of these very rows. None where no row differs, which says nothing of how much rows would.
     """
-    below = paired_difference(b, [0.0] * len(b), clusters, confidence, seed)
-    if below.low is None or below.low <= 0:
-        return Cell(None, None, None, len(b))
-    (sums, _), (parts, _) = (_by_cluster(np.asarray(values, dtype=float), clusters) for values in (a, b))
-    low, high = _bootstrap_ratio(sums, parts, confidence, seed)
-    return Cell(float(sum(a) / sum(b)), low, high, len(b))
+    error = standard_error(_gaps(a, b), clusters) if len(a) else 0.0
+    steps = stats.norm.ppf((1 + confidence) / 2) + stats.norm.ppf(power)
+    return float(steps * error) if error > 0 else None  # not for nan, either
 
 
-def mcnemar(a: Sequence[bool], b: Sequence[bool]) -> float:
-    """The exact two-sided p of McNemar's test: does `a` alone have rows right as often as `b` alone?"""
-    only_a = sum(right and not other for right, other in zip(a, b, strict=True))
-    only_b = sum(other and not right for right, other in zip(a, b, strict=True))
-    if only_a + only_b == 0:
-        return 1.0
-    return float(stats.binomtest(only_a, only_a + only_b, 0.5).pvalue)
+def aggregate(
+    function: Callable[[Sequence[int]], float],
+    clusters: Sequence[Hashable],
+    resamples: int = CHUNK,
+    seed: int = SEED,
+) -> np.ndarray:
+    """(resamples,) values of a function of rows that is no mean, each on clusters drawn with replacement.
+
+    Args:
+        function: of the numbers of the rows that were drawn, those of a cluster together; nan where it has no value.
+    """
+    members: dict[Hashable, list[int]] = {}
+    for row, cluster in enumerate(clusters):
+        members.setdefault(cluster, []).append(row)
+    groups, rng = list(members.values()), np.random.default_rng(seed)
+    drawn = (rng.integers(len(groups), size=len(groups)) for _ in range(resamples))
+    return np.array([function([row for place in places for row in groups[place]]) for places in drawn])
+
+
+def _gaps(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    if len(a) != len(b):
+        raise ValueError(f"paired values must come in pairs, got {len(a)} and {len(b)}")
+    return np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+
+
+def _numbers(keys: Sequence[Hashable]) -> list[int]:
+    """Each key as its number, in the order in which keys first appear."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _by_cluster(values: np.ndarray, clusters: Sequence[Hashable] | None) -> tuple[np.ndarray, np.ndarray]:
     """The sum and the count of values of each cluster, in the order in which clusters first appear."""
     if clusters is None:
         return values, np.ones_like(values)
-    numbers: dict[Hashable, int] = {}
-    index = [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
+    index = _numbers(clusters)
     return np.bincount(index, weights=values), np.bincount(index).astype(float)
+
+
+def _by_draw_and_cluster(
+    values: Sequence[float], clusters: Sequence[Hashable] | None, draws: Sequence[Hashable] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(draws, clusters): the sum and the count of values of each."""
+    columns = _numbers(range(len(values)) if clusters is None else clusters)
+    rows = _numbers(draws) if draws is not None else [0] * len(values)
+    sums, counts = (np.zeros((max(rows) + 1, max(columns) + 1)) for _ in range(2))
+    np.add.at(sums, (rows, columns), np.asarray(values, dtype=float))
+    np.add.at(counts, (rows, columns), 1.0)
+    return sums, counts
+
+
+def _bootstrap(
+    sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    if len(sums) > 1:
+        return _bootstrap_table(sums, counts, confidence, seed)
+    return _bootstrap_ratio(sums[0], counts[0], confidence, seed)
 
 
 def _bootstrap_ratio(
@@ -122,14 +269,33 @@ def _bootstrap_ratio(
         return None, None
     interval = stats.bootstrap(
         (sums, counts),
-        # A draw with nothing to divide by, which only `ratio` can meet, counts as far out.
-        lambda s, c, axis: s.sum(axis=axis) / np.maximum(c.sum(axis=axis), 1e-9),
+        lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis),
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=1_000,  # 1,000 resamples of 500 rows are 4 MB
+        batch=CHUNK,
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
+
+
+def _bootstrap_table(
+    sums: np.ndarray, counts: np.ndarray, confidence: float, seed: int
+) -> tuple[float, float] | tuple[None, None]:
+    """The same where rows were drawn more than once: draws and clusters are both drawn with replacement.
+
+    Owen (2007), "The pigeonhole bootstrap": no exact interval of such a table exists, and this one is no shorter than
+    it should be.
+    """
+    draws, clusters = sums.shape
+    if clusters < 2:
+        return None, None
+    rng, values = np.random.default_rng(seed), []
+    for _ in range(RESAMPLES // CHUNK):
+        rows = rng.multinomial(draws, np.full(draws, 1 / draws), CHUNK)  # how often each was drawn
+        columns = rng.multinomial(clusters, np.full(clusters, 1 / clusters), CHUNK)
+        values.append(((rows @ sums) * columns).sum(1) / ((rows @ counts) * columns).sum(1))
+    low, high = np.quantile(np.concatenate(values), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)

@@ -16,9 +16,10 @@ from grit_lite.answer import plain
 from grit_lite.backends import model_location
 from grit_lite.boxes import BoxSpace
 from grit_lite.export import serving
+from grit_lite.pages.table import lines
 from grit_lite.report import prose
 from grit_lite.report.curves import start_and_end
-from grit_lite.report.evaluation import benchmark, findings, lines
+from grit_lite.report.evaluation import benchmark, findings
 from grit_lite.run import METRICS, read_facts, read_rows
 
 if TYPE_CHECKING:

@@ -11,18 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import yaml
-from markupsafe import Markup
 
-from grit_lite.answer import plain
 from grit_lite.boxes import PALETTE
 from grit_lite.errors import UsageError
+from grit_lite.pages import environment
+from grit_lite.pages.outcomes import OUTCOMES
+from grit_lite.pages.table import SYSTEMS
 from grit_lite.report import prose
 from grit_lite.report.completions import shown, timelines
 from grit_lite.report.curves import curves, start_and_end
-from grit_lite.report.evaluation import OUTCOMES, benchmark
-from grit_lite.report.wording import number
+from grit_lite.report.evaluation import benchmark
 from grit_lite.run import METRICS, SAMPLES, TIMING, read_rows, replace_text
 
 Row = Mapping[str, Any]
@@ -36,7 +35,7 @@ def write_report(run_folder: Path) -> Path:
     """
     if not (run_folder / "run.json").is_file():
         raise UsageError(f"There is no run to report on in {run_folder}: it has no run.json. Name a folder of runs/.")
-    html = _environment().get_template("report.html.j2").render(page(run_folder))
+    html = environment(Path(__file__).parent).get_template("report.html.j2").render(page(run_folder))
     path = run_folder / "report.html"
     replace_text(path, html)
     return path
@@ -58,8 +57,8 @@ def page(folder: Path) -> dict[str, Any]:
         "curves": curves(metrics),
         "timelines": [[shown(row, folder) for row in line] for line in timelines(read_rows(folder / SAMPLES))],
         "benchmarks": benchmarks,
-        "system_titles": prose.SYSTEMS,
-        "outcomes": list(OUTCOMES.values()),
+        "system_titles": SYSTEMS,
+        "outcomes": OUTCOMES,
         "settings": prose.settings(recipe),
         "timing": prose.timing(_timing(list(read_rows(folder / TIMING)))),
         "changes": facts.get("changes", []),
@@ -67,24 +66,6 @@ def page(folder: Path) -> dict[str, Any]:
         "limits": prose.limits(recipe, benchmarks),
         "palette": PALETTE,
     }
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_without_controls,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    return environment
-
-
-def _without_controls(value: Any) -> Any:
-    # A Markup is the output of one of the template's own macros, whose parts came through here already.
-    return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

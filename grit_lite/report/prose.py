@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from grit_lite.pages.table import SYSTEMS
+from grit_lite.pages.wording import duration, number, percent
 from grit_lite.recipe import Recipe
-from grit_lite.report.wording import duration, number, percent
 
 Facts = Mapping[str, Any]
-
-SYSTEMS = {"base_direct": "base, asked directly", "base": "base, GRIT prompt", "tuned": "tuned, GRIT prompt"}
 
 _TIMING = {
     "seconds": ("seconds, median", 2),

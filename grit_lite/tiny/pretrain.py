@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -71,6 +72,7 @@ class Stage:
     reading: float = 0.0  # share of steps that read relations from imagined boxes, without pictures
     usual: float = 0.5  # share of those that ask for left of or above
     turned: float = 0.0  # share of those that write the second object's box first
+    prompt: Literal["grounded", "direct"] = "direct"  # of the chains that are read
     warmup: int = 30
 
 
@@ -90,6 +92,18 @@ STAGES = (
     Stage("match", 300, 16, (2.5e-3, 2.5e-3), reading=0.3, usual=0.85),
     Stage("answer", 500, 16, (2.5e-3, 2.5e-3), reading=0.25, turned=0.3),
     Stage("settle", 900, 16, (2.5e-3, 2e-5), direct=LATE_QUESTIONS, grounded=2.0, reading=0.16, turned=0.4),
+    # Until here a chain behind the GRIT prompt was read by which box comes first. From here on names decide.
+    Stage(
+        "name",
+        320,
+        16,
+        (1.2e-3, 2e-5),
+        direct=LATE_QUESTIONS,
+        grounded=2.0,
+        reading=0.45,
+        turned=0.5,
+        prompt="grounded",
+    ),
 )
 SAVE_SECONDS = 90.0
 READING_ROWS, READING_QUESTIONS = 16, 3  # of a step without pictures; of each of the three sorts a row
@@ -152,11 +166,11 @@ def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
             return asked
 
 
-def reading_row(packer: Packer, rng: np.random.Generator, usual: float = 0.5, turned: float = 0.0) -> Row:
-    row = packer.text_row()
-    for ask_to in (packer.ask_to_read, packer.ask_to_match, packer.ask_to_compare) * READING_QUESTIONS:
-        asked = imagine_relation(rng, int(rng.integers(2)), usual)
-        ask_to(row, told_the_other_way(asked) if rng.random() < turned else asked)
+def reading_row(packer: Packer, stage: Stage, rng: np.random.Generator) -> Row:
+    row, read = packer.text_row(), partial(packer.ask_to_read, style=stage.prompt)
+    for ask_to in (read, packer.ask_to_match, packer.ask_to_compare) * READING_QUESTIONS:
+        asked = imagine_relation(rng, int(rng.integers(2)), stage.usual)
+        ask_to(row, told_the_other_way(asked) if rng.random() < stage.turned else asked)
     return row
 
 
@@ -207,7 +221,7 @@ def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.rand
 
 
 def _reading_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
-    rows = lay_out([reading_row(packer, rng, stage.usual, stage.turned) for _ in range(READING_ROWS)])
+    rows = lay_out([reading_row(packer, stage, rng) for _ in range(READING_ROWS)])
     batch = Packed.on(learner.model.device.type, rows)
     return {"read": answer_loss(learner.model, batch, None, learner.heads.get_buffer("numbers"))[0]}
 
@@ -252,8 +266,8 @@ def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[
 
 
 def _validate_reading(learner: Learner, packer: Packer) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    return _judge(learner, [reading_row(packer, rng, turned=0.5) for _ in range(READING_ROWS)], None)
+    rng, plan = np.random.default_rng(0), Stage("validate", 1, 1, (0, 0), turned=0.5, prompt="grounded")
+    return _judge(learner, [reading_row(packer, plan, rng) for _ in range(READING_ROWS)], None)
 
 
 def _judge(learner: Learner, rows: list[Row], tokens: Tensor | None) -> dict[str, float]:

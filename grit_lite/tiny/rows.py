@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -194,9 +194,9 @@ class Packer:
             answers.append(("chain_boxes", styled(asked, "boxes_only"), CHAIN_WEIGHTS))
         self.ask(row, GRIT_PROMPT.render(asked.question), answers)
 
-    def ask_to_read(self, row: Row, asked: Asked) -> None:
-        """A chain about boxes that nobody drew: only what is read from the coordinates counts."""
-        question = GRIT_PROMPT.render(asked.question, style="direct")
+    def ask_to_read(self, row: Row, asked: Asked, style: Literal["grounded", "direct"]) -> None:
+        """A chain about boxes that nobody drew, behind either prompt: only what is read from the coordinates counts."""
+        question = GRIT_PROMPT.render(asked.question, style=style)
         self.ask(row, question, [("reading", full_chain(asked), READING_WEIGHTS)])
 
     def ask_to_compare(self, row: Row, asked: Asked) -> None:

@@ -44,9 +44,9 @@ def read_hub(source: str, columns: Mapping[str, str], split: str | None) -> Iter
     image = columns.get("image", "image")
     folders = _folders(Path(name))
     defaults = {"dataset": Path(name).stem.lower(), "split": split}
-    label_names = _label_names(dataset)
+    labels = label_names(dataset)
     for number, row in enumerate(cast("Iterable[dict[str, Any]]", dataset), start=1):
-        values = row | {column: to_name(row[column]) for column, to_name in label_names.items()}
+        values = row | {column: to_name(row[column]) for column, to_name in labels.items()}
         values[image] = _stored_image(values[image], folders)
         yield RawRow(f"hf:{name}:{split}", number, defaults | to_fields(values, columns), folders)
 
@@ -145,7 +145,7 @@ def _only_needed(dataset: "Dataset", columns: Mapping[str, str], name: str) -> "
     return dataset
 
 
-def _label_names(dataset: "Dataset") -> dict[str, Callable[[int | None], str | None]]:
+def label_names(dataset: "Dataset") -> dict[str, Callable[[int | None], str | None]]:
     """For each column of class labels, what turns a stored number into its name."""
     from datasets import ClassLabel
 

@@ -78,6 +78,22 @@ def inspect(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> ImageFacts
     return ImageFacts(stored, orientation, hashlib.sha256(data).hexdigest())
 
 
+def measure(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> ImageFacts:
+    """The facts of an image file's bytes from its header alone: what is damaged behind it is found by `decode`.
+
+    Raises as `inspect`.
+    """
+    kind, reader = _reader(data)
+    try:
+        image = reader(BytesIO(data))
+        _check_size(image.size, max_image_pixels)
+    except (Image.DecompressionBombError, *_DAMAGE) as error:
+        raise DataError(f"the {kind} is damaged ({error}); fetch it again") from error
+    # Pillow decodes all of a PNG to look for an orientation behind the pixels.
+    turned = kind != "PNG" or b"eXIf" in data or b"Raw profile type" in data
+    return ImageFacts(image.size, _orientation(image) if turned else 1, hashlib.sha256(data).hexdigest())
+
+
 def decode(data: bytes, max_image_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
     """The image in RGB, turned upright by its EXIF orientation, transparent parts on white. Raises as `inspect`."""
     image, orientation = _decode(data, max_image_pixels)

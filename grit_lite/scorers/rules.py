@@ -1,33 +1,29 @@
-"""Is this answer right? Rules for yes/no, numbers, choices and short phrases, shared by rewards and evaluation.
+"""Four rules: does the answer say yes or no, a number, an option or a phrase, and is it the gold's?
 
-Each scorer takes the text inside `<answer>`, never the reasoning, and reads exactly one answer out of it or none:
-naming several ("yes or no", "2 or 3") is no answer. So no text is right for two different gold answers of one kind.
+Each takes the text inside `<answer>`, never the reasoning, and reads exactly one answer out of it or none: naming
+several ("yes or no", "2 or 3") is no answer. So no text is right for two different gold answers of one kind.
 """
 
 import re
-import unicodedata
-from collections.abc import Callable
+from collections.abc import Mapping
+from itertools import dropwhile
+from string import ascii_uppercase
+from typing import Any
 
-MAX_CHARS = 2000  # a longer text is an essay, not an answer
+from grit_lite.scorers.wording import bare, unified, without_boxes, words_of
 
-
-def _unified(text: str | None) -> str:
-    """Lower case, compatibility forms as their plain ones (NFKC); empty if there is no text or too much of it."""
-    if not text or len(text) > MAX_CHARS:
-        return ""
-    return unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
-
-
-def _words(text: str) -> list[str]:
-    """Words with their apostrophes, and every other mark that is not blank by itself."""
-    return re.findall(r"[^\W_]+(?:'[^\W_]+)*+|[^\w\s]|_", text)
-
+NOTHING: Mapping[str, Any] = {}
 
 # yes / no
 
 _SAYS = {
     **dict.fromkeys(("yes", "yeah", "yep", "true", "correct"), True),
     **dict.fromkeys(("no", "nope", "false", "incorrect"), False),
+}
+# Pairs of words whose first does not answer: "no doubt", "the correct answer is".
+_NO_ANSWERS = {
+    ("no", "doubt"),
+    *((word, noun) for word in ("correct", "true") for noun in ("answer", "option", "choice")),
 }
 
 
@@ -37,12 +33,14 @@ def yes_no(predicted: str | None, gold: str) -> float:
     The first word decides ("No, it is not."), unless the text takes it back; otherwise the text must say exactly one
     of the two ("The answer is yes"). "I do not know" says neither.
     """
-    said = _yes_or_no(predicted)
-    return float(said is not None and said == _yes_or_no(gold))
+    said = read_yes_no(predicted)
+    return float(said is not None and said == read_yes_no(gold))
 
 
-def _yes_or_no(text: str | None) -> bool | None:
-    words = [word for word in _words(_unified(text)) if word not in {'"', "'", "*"}]
+def read_yes_no(text: str | None) -> bool | None:
+    """True for yes, False for no, None for neither or both."""
+    written = [word for word in words_of(unified(text)) if word not in {'"', "'"}]
+    words = list(dropwhile(lambda word: not word.isalnum(), written))
     if [word for word in words if word.isalnum()] in (["y"], ["n"]):
         return "y" in words
     said = {_SAYS[word] for position, word in enumerate(words) if word in _SAYS and not _is_aside(words, position)}
@@ -53,9 +51,12 @@ def _yes_or_no(text: str | None) -> bool | None:
 
 def _is_aside(words: list[str], position: int) -> bool:
     """Whether a word of yes or no is not the answer here: the "no" of "there is no dog", the "true" of "not true"."""
+    after = (words[position + 1 : position + 2] or [""])[0]
+    if (words[position], after) in _NO_ANSWERS:
+        return True
     if position == 0:
         return False
-    before, after = words[position - 1], (words[position + 1 : position + 2] or [""])[0]
+    before = words[position - 1]
     if _negates(before):
         return True
     is_alternative = before in _SAYS or before in {"or", "and", "/", "|"}
@@ -92,12 +93,13 @@ def number(predicted: str | None, gold: str) -> float:
 
     "none", "nobody" or "no dogs" say 0 where no number is named.
     """
-    said = _only_number(predicted)
-    return float(said is not None and said == _only_number(gold))
+    said = read_number(predicted)
+    return float(said is not None and said == read_number(gold))
 
 
-def _only_number(text: str | None) -> float | None:
-    text = _unified(text)
+def read_number(text: str | None) -> float | None:
+    """The only number that the text names, the coordinates of boxes left out; None if it names none or several."""
+    text = unified(without_boxes(text))
     numerals = _numerals(text)
     if numerals is None:
         return None
@@ -133,29 +135,58 @@ _LETTER_MARKED = re.compile(
     r"\(([A-Za-z])\)|(?:^|\s)([A-Za-z])(?=[.):](?:\s|$))"
     rf"|\b(?i:option|choice|answer(?:\s+is)?:?)\s+([A-Za-z])\b(?!'){_NOT_ARTICLE}"
 )
+_LABEL = re.compile(
+    r"\W*(?:(?:the )?(?:option|choice|answer)(?: is)?:?\s+)?\(?([A-Za-z])(?:\)|\b)[\W_]*(?=\w)", re.IGNORECASE
+)
 _CAPITAL = re.compile(rf"(?<![\w'-])([A-Z])(?![\w'-]){_NOT_ARTICLE}")
 
 
-def choice(predicted: str | None, gold: str) -> float:
+def choice(predicted: str | None, gold: str, facts: Mapping[str, Any] = NOTHING) -> float:
     """1.0 if the answer names exactly one option and it is the gold's: "B", "(b)", "B.", "Answer: B", "B: a dog".
 
-    The letter alone decides, since the options' texts are not known here. The article of "A dog" is no option.
+    Where `facts["choices"]` has the options' texts, in the order of their letters, the text of one option names it as
+    well ("a dog"); a letter beside the text of another option is no answer. Without them the letter alone decides. The
+    article of "A dog" is no option, and an option is never guessed from a text that is merely near to it.
+
+    Args:
+        gold: a letter, or, where `choices` are known, the text of one.
     """
-    said = _only_letter(predicted)
-    return float(said is not None and said == _only_letter(gold))
+    options = dict(zip(ascii_uppercase, facts.get("choices") or (), strict=False))
+    said = _option(predicted, options)
+    return float(said is not None and said == _option(gold, options))
+
+
+def _letter_of(text: str | None, options: Mapping[str, str]) -> str | None:
+    """The letter of the only option that the text says."""
+    said = [letter for letter, option in options.items() if says(text, option)]
+    return said[0] if len(said) == 1 else None
+
+
+def _option(text: str | None, options: Mapping[str, str]) -> str | None:
+    text = bare(text)
+    if not options or _LETTER_ALONE.fullmatch(text):
+        return _only_letter(text)
+    labelled = _LABEL.match(text)
+    if labelled and says(text[labelled.end() :], options.get(labelled[1].upper(), "")):
+        return labelled[1].upper()
+    said = _letter_of(text, options)
+    if said is None:
+        return _only_letter(text)
+    return said if _marked_letters(text) <= {said} else None
 
 
 def _only_letter(text: str | None) -> str | None:
-    text = unicodedata.normalize("NFKC", text or "").strip()
-    if not text or len(text) > MAX_CHARS:
-        return None
+    text = bare(text)
     alone = _LETTER_ALONE.fullmatch(text)
     if alone:
         return alone[1].upper()
-    marked = {letter.upper() for found in _LETTER_MARKED.findall(text) for letter in found if letter}
     capitals = {letter for letter in _CAPITAL.findall(text) if letter != "I"}
-    named = marked | capitals
+    named = _marked_letters(text) | capitals
     return named.pop() if len(named) == 1 else None
+
+
+def _marked_letters(text: str) -> set[str]:
+    return {letter.upper() for found in _LETTER_MARKED.findall(text) for letter in found if letter}
 
 
 # phrases
@@ -199,9 +230,9 @@ def phrase(predicted: str | None, gold: str) -> float:
 
 
 def _phrase(text: str | None) -> list[str]:
-    text = _unified(text).strip()
+    text = unified(without_boxes(text))
     lead_in = _LEAD_IN.match(text)
-    words = [word for word in _words(text[lead_in.end() if lead_in else 0 :]) if word[0].isalnum()]
+    words = [word for word in words_of(text[lead_in.end() if lead_in else 0 :]) if word[0].isalnum()]
     return [word.removesuffix("'s") for word in words if word not in _ARTICLES]
 
 
@@ -221,27 +252,24 @@ def _forms(word: str) -> set[str]:
     return {_SAME.get(form, form) for form in forms}
 
 
-# the choice of a rule
+# whichever the gold calls for
 
-SCORERS: dict[str, Callable[[str | None, str], float]] = {
-    "yes_no": yes_no,
-    "number": number,
-    "choice": choice,
-    "phrase": phrase,
-}
 _NUMBER_ALONE = re.compile(rf"{_NUMERAL.pattern}|{_SPELT.pattern}")
 
 
 def rule_for(gold: str) -> str:
-    """The name in `SCORERS` of the rule that a gold answer calls for."""
-    words = [word for word in _words(_unified(gold)) if word.isalnum()]
+    """The name of the rule that a gold answer calls for: "yes_no", "number", "choice" or "phrase"."""
+    words = [word for word in words_of(unified(gold)) if word.isalnum()]
     if words in (["yes"], ["no"], ["true"], ["false"]):
         return "yes_no"
-    if _NUMBER_ALONE.fullmatch(_unified(gold).strip(" \n.$€£%#")) and _only_number(gold) is not None:
+    if _NUMBER_ALONE.fullmatch(unified(gold).strip(" \n.$€£%#°")) and read_number(gold) is not None:
         return "number"
     return "choice" if _LETTER_ALONE.fullmatch(gold.strip()) else "phrase"
 
 
-def is_right(predicted: str | None, gold: str) -> bool:
-    """Whether the answer is right by the rule that its gold answer calls for; a gold may list its aliases with "|"."""
-    return any(SCORERS[rule_for(alias)](predicted, alias) == 1.0 for alias in gold.split("|"))
+def says(predicted: str | None, text: str) -> bool:
+    """Whether the answer says what this text says, by the rule that the text calls for."""
+    return RULES[rule_for(text)](predicted, text) == 1.0
+
+
+RULES = {"yes_no": yes_no, "number": number, "choice": choice, "phrase": phrase}

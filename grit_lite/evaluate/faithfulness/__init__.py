@@ -1,0 +1,145 @@
+"""Does the answer depend on the boxes? The question is asked again with what the boxes show, or say, changed.
+
+Images are changed and the question is asked anew: the predicted boxes painted over, against boxes of the same sizes
+elsewhere; only the boxes left; nothing left; the image of another question. Or the chain is changed: its boxes get
+other numbers, everything behind the last of them is cut off, and the model goes on from there, against going on from
+the same chain unchanged. A model that answers from what its boxes show, and reads what it wrote, changes its answer.
+
+`interventions` are the changes themselves, `conditions` make them of an answered question, `numbers` counts.
+`correlation` asks whether the text of a chain can be told to belong to its boxes.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from grit_lite.answer import parse
+from grit_lite.backends import Backend, Request
+from grit_lite.evaluate.faithfulness.conditions import CONDITIONS, Case, Change
+from grit_lite.evaluate.faithfulness.numbers import EFFECTS, Reference, summarise
+from grit_lite.evaluate.question import Question
+from grit_lite.scorers import is_right
+
+__all__ = ["CONDITIONS", "EFFECTS", "faithfulness", "summarise"]
+
+Row = dict[str, Any]
+Ask = Callable[[Question, Sequence[Image.Image], str], Request]  # (question, its images, opening)
+Score = Callable[[Question, str | None], float]
+
+
+def faithfulness(
+    backend: Backend,
+    questions: Sequence[Question],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    max_new_tokens: int,
+    conditions: Sequence[str] = tuple(CONDITIONS),
+    batch_size: int = 32,
+    use_adapter: bool = True,
+    seed: int = 0,
+    reference: Reference | None = None,
+    ask: Ask | None = None,
+    score: Score = lambda question, answer: float(is_right(answer, question.gold)),
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[list[Row], dict[str, Any]]:
+    """Every row of every condition, and their summary. Decoding is greedy.
+
+    Every draw starts from (seed, question, condition), so that a row depends neither on the order nor on the others.
+
+    Args:
+        rows: what the evaluation wrote of one system for each question, in order: `id`, `completion`, `answer`,
+            `correct`; and `opening`, where the completion was made to begin with something.
+        conditions: names from `CONDITIONS`.
+        use_adapter: whether the system has its adapter on.
+        reference: of `summarise`.
+        ask: how the system is asked; None for its GRIT prompt.
+        score: of an answer, 0 … 1.
+        progress: told ("faithfulness", questions done, questions in all) after each batch.
+
+    Returns:
+        (rows, summary): see `summarise`. Besides a row for each condition that applies, each question has one that is
+        "unchanged", with what the evaluation found, or "without_boxes", if there was nothing to change.
+    """
+    asking = ask or grounded_asking(backend)
+    clusters, found = _clusters(questions), []
+    for start in range(0, len(rows), batch_size):
+        part = range(start, min(start + batch_size, len(rows)))
+        cases = [Case(questions[k], rows[k], backend, clusters[k], _other(questions, clusters, k, seed)) for k in part]
+        found += [_row(case, "unchanged" if case.has_boxes else "without_boxes") for case in cases]
+        changes = list(_changes([case for case in cases if case.has_boxes], conditions, seed))
+        requests = [
+            asking(case.question, [change.image, *case.images[1:]], change.opening) for case, _, change in changes
+        ]
+        generated = backend.generate(
+            requests, max_new_tokens=max_new_tokens, use_adapter=use_adapter, batch_size=batch_size
+        )
+        for (case, condition, change), one in zip(changes, generated, strict=True):
+            found.append(_changed_row(case, condition, change, change.opening + one.text, score))
+        if progress:
+            progress("faithfulness", part.stop, len(rows))
+    return found, summarise(found, reference)
+
+
+def grounded_asking(backend: Backend) -> Ask:
+    """The GRIT prompt of the model."""
+    render = backend.spec.prompts.render
+    return lambda question, images, opening: Request(tuple(images), render(question.text), opening)
+
+
+def _changes(cases: Sequence[Case], conditions: Sequence[str], seed: int) -> Iterator[tuple[Case, str, Change]]:
+    """One condition after the other, so that what is generated together is about as long."""
+    for condition in conditions:
+        for case in cases:
+            change = CONDITIONS[condition](case, _generator(seed, case.question.id, condition))
+            if change is not None:
+                yield case, condition, change
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def _clusters(questions: Sequence[Question]) -> list[str]:
+    """What questions about the same image share; one that shares its image with none has its own id."""
+    return [question.cluster or question.id for question in questions]
+
+
+def _other(questions: Sequence[Question], clusters: Sequence[str], index: int, seed: int) -> Question | None:
+    """A question about another image: the first one behind a random place."""
+    first = int(_generator(seed, questions[index].id).integers(len(questions)))
+    order = (*range(first, len(questions)), *range(first))
+    return next((questions[k] for k in order if clusters[k] != clusters[index]), None)
+
+
+def _row(case: Case, condition: str) -> Row:
+    return {
+        "condition": condition,
+        "id": case.question.id,
+        "dataset": case.question.dataset,
+        "cluster": case.cluster,
+        "gold": case.question.gold,
+        "answer": case.row["answer"],
+        "correct": float(case.row["correct"]),
+        "flipped": 0.0,
+    }
+
+
+def _changed_row(case: Case, condition: str, change: Change, completion: str, score: Score) -> Row:
+    answer = parse(completion).answer
+    return {
+        **_row(case, condition),
+        "answer": answer,
+        "correct": float(score(case.question, answer)),
+        "flipped": float(_plain(answer) != _plain(case.row["answer"])),
+        "completion": completion,
+        "opening": change.opening,
+        "boxes": [list(box) for box in change.boxes],
+    }
+
+
+def _plain(answer: str | None) -> str | None:
+    """An answer without what does not make another one of it: case, spacing, marks at its ends."""
+    return None if answer is None else " ".join(answer.casefold().split()).strip(" .,;:!?\"'*`()[]")

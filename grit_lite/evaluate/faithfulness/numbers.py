@@ -1,0 +1,100 @@
+"""From rows to numbers: how often each change turned the answer, and what that says next to its control."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from grit_lite.evaluate.statistics import CONFIDENCE, Cell, aggregate, mean_interval, paired_difference, share
+
+Row = Mapping[str, Any]
+Reference = float | Mapping[str, float]
+
+# (measure, condition, control): the first minus the second.
+EFFECTS = {
+    "grounding": ("flipped", "mask_predicted", "mask_random"),
+    "reading": ("flipped", "wrong_boxes", "same_boxes"),
+    "reading_swapped": ("flipped", "swapped_boxes", "same_boxes"),
+    "grounding_accuracy": ("correct", "mask_predicted", "mask_random"),
+    "reading_accuracy": ("correct", "wrong_boxes", "same_boxes"),
+    "reading_swapped_accuracy": ("correct", "swapped_boxes", "same_boxes"),
+}
+
+
+def summarise(rows: Sequence[Row], reference: Reference | None = None) -> dict[str, Any]:
+    """What the rows come to, each number with its 95 % interval over images.
+
+    Args:
+        reference: the accuracy that boxes add to: one for all, or by id; for instance that of the base asked directly.
+
+    Returns:
+        `questions`; `without_boxes`, which nothing else counts; `unanswered`, before anything was changed; `accuracy`
+        of the unchanged; by condition `n`, `accuracy`, `flip_rate` (the share of answers that are not the unchanged
+        one) and `unanswered`; `effects`, each of `EFFECTS` as a paired difference over the questions that have both;
+        with a reference `taken_away`: (accuracy of the control - accuracy of the condition) / (accuracy of the control
+        - reference), None where the control is not surely above the reference.
+    """
+    by_condition: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        by_condition[row["condition"]][row["id"]] = row
+    without = by_condition.pop("without_boxes", {})
+    unchanged = list(by_condition.pop("unchanged", {}).values())
+    effects = {name: effect for name, effect in EFFECTS.items() if {*effect[1:]} <= by_condition.keys()}
+    result = {
+        "questions": len(unchanged) + len(without),
+        "without_boxes": len(without),
+        "unanswered": _unanswered(unchanged),
+        "accuracy": _cell(unchanged, "correct"),
+        "conditions": {name: _condition(list(own.values())) for name, own in by_condition.items()},
+        "effects": {name: _effect(by_condition, *effect) for name, effect in effects.items()},
+    }
+    if reference is not None:
+        pairs = dict(effect[1:] for effect in effects.values())
+        result["taken_away"] = {
+            name: _taken_away(by_condition[name], by_condition[control], reference) for name, control in pairs.items()
+        }
+    return result
+
+
+def _condition(rows: Sequence[Row]) -> dict[str, Any]:
+    cells = {"accuracy": _cell(rows, "correct"), "flip_rate": _cell(rows, "flipped")}
+    return {"n": len(rows), **cells, "unanswered": _unanswered(rows)}
+
+
+def _unanswered(rows: Sequence[Row]) -> int:
+    return sum(row["answer"] is None for row in rows)
+
+
+def _cell(rows: Sequence[Row], measure: str) -> dict[str, Any]:
+    values, clusters = [row[measure] for row in rows], [row["cluster"] for row in rows]
+    are_shares = set(values) <= {0, 1}  # some scorers give parts of a point
+    return (share(values, clusters) if are_shares else mean_interval(values, clusters))._asdict()
+
+
+def _both(changed: Mapping[str, Row], control: Mapping[str, Row]) -> tuple[list[tuple[Row, Row]], list[str]]:
+    pairs = [(changed[id], control[id]) for id in changed if id in control]
+    return pairs, [row["cluster"] for row, _ in pairs]
+
+
+def _effect(by_condition: Mapping[str, Mapping[str, Row]], measure: str, name: str, control: str) -> dict[str, Any]:
+    pairs, clusters = _both(by_condition[name], by_condition[control])
+    a, b = ([pair[side][measure] for pair in pairs] for side in (0, 1))
+    return paired_difference(a, b, clusters)._asdict()
+
+
+def _taken_away(changed: Mapping[str, Row], control: Mapping[str, Row], reference: Reference) -> dict[str, Any]:
+    pairs, clusters = _both(changed, control)
+    before, after = (np.array([pair[side]["correct"] for pair in pairs], dtype=float) for side in (1, 0))
+    floor = [reference[pair[0]["id"]] if isinstance(reference, Mapping) else reference for pair in pairs]
+    if (mean_interval((before - floor).tolist(), clusters).low or 0) <= 0:
+        return Cell(None, None, None, len(pairs))._asdict()
+    lost, gained = before - after, before - floor
+
+    def part(rows: Sequence[int]) -> float:
+        below = gained[rows].sum()
+        return lost[rows].sum() / below if below > 0 else float("inf")
+
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    low, high = np.quantile(aggregate(part, clusters), tails, method="inverted_cdf").tolist()
+    return Cell(part(range(len(pairs))), low, high if np.isfinite(high) else None, len(pairs))._asdict()

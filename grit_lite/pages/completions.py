@@ -1,0 +1,101 @@
+"""Completions as pages show them: cut into coloured pieces, with the boxes that can be drawn and the stored picture.
+
+Rows come from files that a model wrote into. A row names its picture, but only pictures inside its own folder are
+opened, and every picture is decoded before it is shown.
+"""
+
+import base64
+import functools
+import io
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from grit_lite.answer import parse, plain
+from grit_lite.boxes import Box
+from grit_lite.errors import DataError
+from grit_lite.triplets.images import open_image
+
+TEXT_LIMIT = 6_000  # characters of one completion that are shown
+BOX_LIMIT = 40  # boxes of one completion that are drawn
+FAR = 1e12  # no image reaches there; neither nan nor a number that no float can hold is below it
+PICTURE_LIMIT = 512  # pixels of the longer side
+
+
+class Piece(NamedTuple):
+    """A stretch of a completion: `text`, a `tag`, or a `box` with its place in the picture (None: it is not drawn)."""
+
+    text: str
+    kind: str
+    box: int | None = None
+
+
+_TAG = re.compile(r"</?(?:think|rethink|answer)>")
+
+
+def pieces(completion: str, boxes: Sequence[Box]) -> list[Piece]:
+    """A completion cut where its look changes: `boxes` are the drawn ones, in pixels of the picture."""
+    text = plain(completion[:TEXT_LIMIT])
+    written = parse(text).written[: 2 * BOX_LIMIT]
+    numbers = _box_numbers([box.numbers for box in written], boxes)
+    spans = [(match.start(), match.end(), "tag", None) for match in _TAG.finditer(text)]
+    spans += [(box.start, box.end, "box", numbers.get(box.numbers)) for box in written]
+    cut, place = [], 0
+    for start, end, kind, box in sorted(spans, key=lambda span: span[:2]):
+        if start >= place:
+            cut += [Piece(text[place:start], "text"), Piece(text[start:end], kind, box)]
+            place = end
+    cut.append(Piece(text[place:], "text"))
+    if len(completion) > TEXT_LIMIT:
+        cut.append(Piece(f" … and {len(completion) - TEXT_LIMIT:,} characters more", "tag"))
+    return [piece for piece in cut if piece.text]
+
+
+def _box_numbers(written: Sequence[tuple[float, ...]], drawn: Sequence[Box]) -> dict[tuple[float, ...], int]:
+    """Which drawn box each written one is, if any.
+
+    A row keeps boxes in pixels of the picture and the text in the model's unit. One factor per axis lies between them:
+    it is the one that finds every drawn box among the written ones.
+    """
+    for anchor in written if drawn else ():
+        if 0 in anchor[2:]:
+            continue
+        across, down = drawn[0].x2 / anchor[2], drawn[0].y2 / anchor[3]
+        scaled = {box: (box[0] * across, box[1] * down, box[2] * across, box[3] * down) for box in written}
+        found = {box: n for box, place in scaled.items() for n, other in enumerate(drawn) if _near(place, other)}
+        if len(set(found.values())) == len(drawn):
+            return found
+    return {}
+
+
+def _near(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(math.isclose(x, y, rel_tol=1e-3, abs_tol=0.05) for x, y in zip(a, b, strict=True))
+
+
+def drawable(boxes: Any) -> list[Box]:
+    """The different boxes of a row, in order, as far as they are four finite numbers."""
+    listed = boxes if isinstance(boxes, list) else []
+    rows = [tuple(box) for box in listed if isinstance(box, list)]
+    four = [box for box in rows if len(box) == 4 and all(isinstance(n, int | float) and abs(n) < FAR for n in box)]
+    return [Box(*box) for box in dict.fromkeys(four)][:BOX_LIMIT]
+
+
+@functools.lru_cache(maxsize=64)  # the same picture is shown at several steps and for several systems
+def stored_picture(folder: Path, name: Any) -> Image.Image | None:
+    """The image that a row names, or None: outside the folder is not looked at, and a damaged one is not shown."""
+    if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
+        return None
+    try:
+        return open_image(folder / name)
+    except DataError:
+        return None
+
+
+def data_uri(picture: Image.Image, kind: str) -> str:
+    file = io.BytesIO()
+    picture.save(file, kind, quality=85, subsampling=0)  # thin coloured lines need full colour resolution
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,29 @@
+"""What became of a question between two systems, and which questions stand for the others."""
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+OUTCOMES = ("fixed", "broken", "both_wrong", "both_right")
+EXAMPLE_SEED = 0
+
+
+def outcome(case: Mapping[str, Mapping[str, Any]]) -> str:
+    """One of `OUTCOMES` for the rows of one question by system: the last one held against the first."""
+    before, *_, after = ({"correct": False}, *case.values())[-max(2, len(case)) :]
+    return {
+        (False, True): "fixed",
+        (True, False): "broken",
+        (False, False): "both_wrong",
+        (True, True): "both_right",
+    }[bool(before["correct"]), bool(after["correct"])]
+
+
+def examples(outcomes: Sequence[str], count: int) -> list[int]:
+    """Indices of up to `count` questions, drawn with a fixed seed from each of `OUTCOMES` in turn while they last."""
+    order = list(range(len(outcomes)))
+    random.Random(EXAMPLE_SEED).shuffle(order)
+    piles = [[index for index in order if outcomes[index] == kind] for kind in OUTCOMES]
+    turns = (pile[turn] for turn in range(len(order)) for pile in piles if turn < len(pile))
+    return list(islice(turns, count))

@@ -1,0 +1,105 @@
+"""The before-and-after table of an evaluation, as text: what a page writes into its cells."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from grit_lite.pages.wording import number, percent
+
+SYSTEMS = {"base_direct": "base, asked directly", "base": "base, GRIT prompt", "tuned": "tuned, GRIT prompt"}
+
+
+def datasets(result: Mapping[str, Any]) -> list[str]:
+    return list(next(iter(result["systems"].values()))["accuracy"])
+
+
+class Line(NamedTuple):
+    """A row of the before-and-after table, as text: (value, interval) per system and per paired difference.
+
+    `part` rows belong to the one above them. A difference also has a verdict: "better", "worse", or "" where its
+    interval holds zero.
+    """
+
+    label: str
+    note: str
+    part: bool
+    cells: list[tuple[str, str]]
+    differences: list[tuple[str, str, str]]
+
+
+_MEASURES = {
+    "accuracy": ("Right answers", "in the answer tag"),
+    "accuracy_lenient": ("Right answers, leniently", "a short last line without tags counts too"),
+    "valid_format": ("Valid format", "every tag once, in order, with text in it"),
+    "union_iou": ("Box overlap", "union IoU of the reasoning’s boxes and the evidence"),
+    "f1": ("Boxes found", "F1 at IoU 0.5, matched one to one"),
+    "tokens": ("Tokens", "per completion"),
+}
+_SHARES = ("accuracy", "accuracy_lenient", "valid_format")  # in percent
+_DECIMALS = {"tokens": 0}  # the others have two
+_NOT_ASKED_DIRECTLY = ("valid_format", "union_iou", "f1")  # a direct question asks for no tags and no boxes
+
+
+def lines(result: Mapping[str, Any]) -> list[Line]:
+    """The table of an evaluation: answers in all and by dataset, then every other measure that the summary holds."""
+    return [_line(result, metric, dataset) for metric, dataset in _wanted(list(result["systems"].values())[-1])]
+
+
+def _wanted(system: Mapping[str, Any]) -> list[tuple[str, str | None]]:
+    """(metric, dataset) of each line. Only right answers are split by dataset; an unknown measure comes last."""
+    others = [name for name in _MEASURES if name in system and name != "accuracy"]
+    others += [name for name, cell in system.items() if name not in _MEASURES and isinstance(cell, Mapping)]
+    lines: list[tuple[str, str | None]] = [("accuracy", name) for name in system["accuracy"]]
+    lines += [(name, None if "value" in system[name] else "all") for name in others]
+    return [(name, part) for name, part in lines if _cell_of(system, name, part)]
+
+
+def _cell_of(system: Mapping[str, Any], metric: str, dataset: str | None) -> Mapping[str, Any]:
+    """One number of a system with its interval and count; empty where it was not measured."""
+    found = system.get(metric) or {}
+    return found.get(dataset, {}) if dataset else found
+
+
+def _line(result: Mapping[str, Any], metric: str, dataset: str | None) -> Line:
+    systems = {name: _cell_of(system, metric, dataset) for name, system in result["systems"].items()}
+    label, note = _MEASURES.get(metric, (metric.replace("_", " ").capitalize(), ""))
+    if dataset not in (None, "all"):
+        label, note = dataset, ""
+    *others, last = systems
+    skipped = ("base_direct",) if metric in _NOT_ASKED_DIRECTLY else ()
+    n = systems[last]["n"]
+    return Line(
+        label,
+        f"{note}{', ' if note else ''}n = {n}",
+        dataset not in (None, "all"),
+        [_cell({} if name in skipped else cell, metric, n) for name, cell in systems.items()],
+        [difference({} if name in skipped else pair(result, metric, dataset, name), metric) for name in others],
+    )
+
+
+def pair(result: Mapping[str, Any], metric: str, dataset: str | None, against: str) -> Mapping[str, Any]:
+    wanted = {"metric": metric, "dataset": dataset or "all", "against": against}
+    return next((row for row in result["paired"] if wanted.items() <= row.items()), {})
+
+
+def _cell(cell: Mapping[str, Any], metric: str, n: int) -> tuple[str, str]:
+    """The number, and its interval; with its count where that is not the `n` of the whole line."""
+    if cell.get("value") is None:
+        return "–", ""
+    interval = "" if cell["low"] is None else f"{_written(cell['low'], metric)} – {_written(cell['high'], metric)}"
+    count = "" if cell["n"] == n else f"n = {cell['n']}"
+    return _written(cell["value"], metric), ", ".join(filter(None, (interval, count)))
+
+
+def difference(row: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
+    if row.get("low") is None:
+        return "–", "", ""
+    value, low, high = (_written(row[key], metric, sign="+") for key in ("difference", "low", "high"))
+    return value, f"{low} … {high}", verdict(row)
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else ""
+
+
+def _written(value: float, metric: str, sign: str = "") -> str:
+    return percent(value, sign) if metric in _SHARES else number(value, _DECIMALS.get(metric, 2), sign)
