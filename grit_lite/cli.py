@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that `--help` and usage 
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -31,6 +32,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+lmms_app = typer.Typer(help="Ask lmms-eval's benchmarks of a model of grit-lite.", no_args_is_help=True)
+app.add_typer(lmms_app, name="lmms")
 
 
 class Form(StrEnum):
@@ -127,7 +130,7 @@ def train(
     if as_json:
         print(json.dumps({"event": "done", **result}, ensure_ascii=False))
     else:
-        _print_outcome(run.folder, result["evaluation"])
+        _print_outcome(run.folder, [result["evaluation"]] if result["evaluation"] else [])
     return None
 
 
@@ -140,6 +143,10 @@ def _check_names(recipe: Recipe) -> None:
     from grit_lite.triplets import require_fetched
 
     recipe.of_one(processes.count())
+    if recipe.evaluate != "none":
+        from grit_lite.evaluate.benchmarks import find
+
+        find(recipe.evaluate)
     require_fetched(recipe.data)
     model_location(recipe.model)
     build_scorer(recipe.rewards, judge_of(recipe))
@@ -166,32 +173,107 @@ def _default_recipe() -> str:
     return name
 
 
-def _print_outcome(folder: Path, evaluation: dict[str, Any] | None) -> None:
-    if evaluation is not None:
-        from grit_lite.evaluate import table
+def _print_tables(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    from grit_lite.evaluate import table
+    from grit_lite.evaluate.faithfulness.table import table as faithfulness_table
 
+    for evaluation in evaluations:
         out.print(table(evaluation))
+        if "faithfulness" in evaluation:
+            out.print(faithfulness_table(evaluation["faithfulness"]))
+        out.print(Text(f"Gallery: {folder / 'eval' / evaluation['benchmark']}.html", overflow="fold"))
+
+
+def _print_outcome(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
+    if evaluations:
+        _print_tables(folder, evaluations)
     out.print(Text(f"Report: {folder / 'report.html'}", overflow="fold"))
     out.print(Text(f"Ask it: grit-lite chat IMAGE --model {folder}", overflow="fold"))
 
 
 @app.command(name="eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    questions: Annotated[int | None, typer.Option(min=1, help="How many held-out questions.")] = None,
+    run: Annotated[Path | None, typer.Argument(help="A run folder.", show_default=False)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="In the place of a run: a model by its name or folder, or an adapter's folder.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="For a model's results.", show_default="runs/model-<name>")
+    ] = None,
+    benchmarks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--benchmark",
+            help="A name, or file.py:NAME; as often as you like.",
+            show_default="the recipe's, else shapes",
+        ),
+    ] = None,
+    questions: Annotated[int | None, typer.Option(min=1, help="How many of each benchmark.")] = None,
+    source: Annotated[Path | None, typer.Option(help="A copy of the benchmark of your own.")] = None,
+    compare: Annotated[str, typer.Option(help="base, or the folder of another run to put beside it.")] = "base",
+    seeds: Annotated[int | None, typer.Option(min=1, help="Sample each answer so often, instead of greedily.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, help="Of sampling.", show_default="the recipe's with --seeds, else 0")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.", show_default="the recipe's"),
+    ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option("--faithfulness", help="Ask again with boxes masked and changed: does it matter?"),
+    ] = False,
+    faithfulness_questions: Annotated[
+        int | None, typer.Option(min=1, help="Of how many answers with boxes.", show_default="all")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Measure a run on held-out scenes, base beside tuned, with intervals.
+    """Measure a run, base beside tuned, or a model, with intervals. Interrupted, it goes on where it was.
 
     Example: [bold]grit-lite eval runs/tiny-20260102-030405[/bold]
     """
-    from grit_lite.training import evaluate_again
+    from grit_lite.evaluate.runner import Shard
+    from grit_lite.training import Wish, evaluate_again
 
-    result = evaluate_again(run, questions)
+    if (run is None) == (model is None):
+        raise UsageError("Name what is to be measured: a run folder, or with --model a model.")
+    if source is not None and len(benchmarks or ()) != 1:
+        raise UsageError("--source is a copy of one benchmark; name it, and it alone, with --benchmark.")
+    if shard is not None and processes.count() > 1:
+        raise UsageError("A launcher has divided the questions already; leave --shard out.")
+    if run is None and compare != "base":
+        raise UsageError("--compare puts another run beside a run; a model has none.")
+    if faithfulness_questions is not None and not faithfulness:
+        raise UsageError("--faithfulness-questions says how many; add --faithfulness.")
+    processes.join()
+    part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
+    against = None if compare == "base" else Path(compare)
+    asked = (tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    wish = Wish(*asked, faithfulness, faithfulness_questions)
+    folder = run or output or Path("runs") / f"model-{Path(str(model)).name}"
+    results = evaluate_again(folder, wish) if run else _evaluate_model(str(model), folder, wish)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
-    else:
-        _print_outcome(run, result)
+        for result in results:
+            print(json.dumps(result, ensure_ascii=False))
+    elif run and results:
+        _print_outcome(run, results)
+    elif results:
+        _print_tables(folder, results)
+    elif processes.is_first():
+        err.print(Text(f"Part {shard} is asked. Once all parts are, the last one, or this without --shard, sums up."))
+
+
+def _evaluate_model(model: str, folder: Path, wish: Any) -> Any:
+    from grit_lite.chat.choice import find_model
+    from grit_lite.training import evaluate_model
+
+    chosen = find_model(model)
+    err.print(Text(plain(chosen.why)), soft_wrap=True)
+    return evaluate_model(folder, chosen.recipe, chosen.adapter, wish)
 
 
 @app.command()
@@ -454,6 +536,42 @@ def _fetch(plan: Any, as_json: bool) -> list[Any]:
         return list(track(found, "Fetching images", len(plan.images), console=err, disable=as_json))
     except KeyboardInterrupt:
         raise Stopped("Stopped. What has arrived is kept; the same command goes on.") from None
+
+
+@lmms_app.command(name="args")
+def lmms_args(
+    model: Annotated[str, typer.Argument(help="A run folder, an adapter, or a model.")],
+    system: Annotated[
+        str | None, typer.Option(help="tuned, base or direct.", show_default="tuned where there is an adapter")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a completion, with its reasoning.", show_default="the recipe's")
+    ] = None,
+) -> None:
+    """Print what goes behind lmms-eval's --model_args: the model, and a hash of its weights as they are now.
+
+    Example: [bold]python -m lmms_eval --model grit_lite --model_args "$(grit-lite lmms args RUN)" --tasks pope[/bold]
+    """
+    from grit_lite.lmms.identity import model_args
+
+    print(model_args(model, system, max_new_tokens))
+
+
+@lmms_app.command(name="export")
+def lmms_export(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions.")] = 500,
+) -> None:
+    """Write our held-out scenes as a task folder for lmms-eval, with the commands to run it.
+
+    Example: [bold]grit-lite lmms export tasks/shapes[/bold]
+    """
+    from grit_lite.evaluate import shapes
+    from grit_lite.evaluate.question import from_triplet
+    from grit_lite.lmms.tasks import export_task
+
+    task = export_task([from_triplet(triplet) for triplet in shapes(questions)], folder, "shapes")
+    print(f"Exported: {folder}, the task {task}; README.md there has the commands.")
 
 
 def _print_recipe(values: dict[str, Any], as_json: bool) -> None:

@@ -113,13 +113,15 @@ class Engine:
     ) -> list[list[Sampled]]:
         """`number` completions of each prompt.
 
-        The seeds are drawn from torch's generator on the CPU, so that whoever seeds that repeats the tokens.
+        Seeds that are not given are drawn from torch's generator on the CPU, so that whoever seeds that repeats the
+        tokens.
 
         Raises:
             ModelError: the engine reads a prompt in other tokens than the trainer.
             FloatingPointError: the model gave no finite probabilities.
         """
-        settings = [parameters(sampling, number) for _ in prompts]  # before anything else draws from the generator
+        seeds = sampling.seeds or [None] * len(prompts)
+        settings = [parameters(sampling, number, seed) for seed in seeds]  # before anything else draws
         # Requests that a Ctrl-C left behind: their completions would come with ours.
         while self.llm.llm_engine.has_unfinished_requests():
             self.llm.llm_engine.step()
@@ -147,10 +149,12 @@ def collapse(tokens: Sequence[int], image_token: int) -> list[int]:
     return [token for token, last in zip(tokens, before, strict=False) if token != image_token or last != image_token]
 
 
-def parameters(sampling: Sampling, number: int) -> Any:
-    """vLLM's `SamplingParams` for the completions of one prompt, with a seed of their own."""
+def parameters(sampling: Sampling, number: int, seed: int | None = None) -> Any:
+    """vLLM's `SamplingParams` for the completions of one prompt, with this seed or one of their own."""
     from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
 
+    if seed is None and sampling.temperature:
+        seed = int(torch.randint(2**62, ()))
     return SamplingParams(
         n=number,
         temperature=sampling.temperature,
@@ -158,7 +162,7 @@ def parameters(sampling: Sampling, number: int) -> Any:
         top_k=sampling.top_k,
         max_tokens=sampling.max_new_tokens,
         # Each completion of a prompt gets this seed plus its own number.
-        seed=int(torch.randint(2**62, ())) if sampling.temperature else None,
+        seed=seed if sampling.temperature else None,
         ignore_eos=True,  # `end_tokens` is the whole list
         stop_token_ids=list(sampling.end_tokens),
         stop=list(sampling.stop_strings) or None,

@@ -109,7 +109,7 @@ class Recipe(BaseModel):
     keep_checkpoints: int = Field(default=2, gt=0)
     dead_after: int = Field(default=10, gt=0, description="steps without a group that teaches before the alarm")
 
-    evaluate: Literal["shapes", "none"] = Field(default="none", description="benchmark at the end of training")
+    evaluate: str = Field(default="none", description="benchmark at the end of training, by name or file.py:NAME")
     eval_questions: int = Field(default=500, gt=0)
 
     @model_validator(mode="after")

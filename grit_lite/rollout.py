@@ -40,6 +40,8 @@ class Sampling:
         stop_strings: texts that end a completion once it holds one, wholly; needs `tokenizer`.
         elsewhere: how many completions other processes sample at the same time, before and after these in order. Random
             numbers are drawn for them as well, so that the tokens do not depend on the number of processes.
+        seeds: of each completion, so that it does not depend on those that are sampled beside it; none to draw from
+            torch's generator.
     """
 
     max_new_tokens: int
@@ -51,6 +53,7 @@ class Sampling:
     stop_strings: tuple[str, ...] = ()
     tokenizer: Any = None
     elsewhere: tuple[int, int] = (0, 0)
+    seeds: tuple[int, ...] = ()
 
     def for_generate(self) -> dict[str, Any]:
         """The same for the library's own `generate`, which serves the families whose prompts cannot be shared."""
@@ -257,6 +260,7 @@ class Draw:
 
     def __init__(self, sampling: Sampling, rows: int, device: torch.device) -> None:
         self.greedy, self.rows, self.elsewhere = sampling.temperature == 0, rows, sampling.elsewhere
+        self.own = [torch.Generator(device).manual_seed(seed) for seed in sampling.seeds]
         self.warp = LogitsProcessorList()
         if sampling.suppressed:
             self.warp.append(SuppressTokensLogitsProcessor(list(sampling.suppressed), device=str(device)))
@@ -286,11 +290,18 @@ class Draw:
         scores: Any = self.warp(self.history[rows], logits)  # pyright: ignore[reportArgumentType]
         if self.greedy:
             return scores.argmax(-1)
-        # This is how torch.multinomial draws one token. With numbers for all rows, also for those that have left, what
-        # a row gets does not depend on when the others end, and is what `generate` would draw.
+        # This is how torch.multinomial draws one token.
+        return (torch.softmax(scores, -1) / self._noise(logits, rows)).argmax(-1)
+
+    def _noise(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        if self.own:
+            one = torch.empty_like(logits[0])
+            return torch.stack([one.exponential_(generator=self.own[row]).clone() for row in rows])
+        # With numbers for all rows, also for those that have left, what a row gets does not depend on when the others
+        # end, and is what `generate` would draw.
         before, after = self.elsewhere
         noise = torch.empty(before + self.rows + after, logits.shape[1], device=logits.device).exponential_()
-        return (torch.softmax(scores, -1) / noise[before:][rows]).argmax(-1)
+        return noise[before:][rows]
 
     def _ended(self, tokens: Tensor, rows: Sequence[int]) -> Tensor:
         ended = torch.isin(tokens, self.end_tokens)

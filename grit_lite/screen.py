@@ -185,13 +185,15 @@ class LiveScreen:
 def evaluation_progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each system while it is evaluated; told (system, done, in all). Silent where stderr is no terminal."""
     console = Console(stderr=True, highlight=False)
-    columns = (TextColumn("evaluating {task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    shown = console.is_terminal and processes.is_first()
+    what = TextColumn("evaluating {task.description:<18}", markup=False)
+    columns = (what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not shown) as progress:
 
         def advance(system: str, done: int, total: int) -> None:
             if system not in bars:
-                bars[system] = progress.add_task(system, total=total)
+                bars[system] = progress.add_task(plain(system), total=total)
             progress.update(bars[system], completed=done)
 
         yield advance

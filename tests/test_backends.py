@@ -140,6 +140,50 @@ def test_the_base_model_is_the_tuned_one_with_its_adapter_off(backend, tuned):
     assert on != base
 
 
+def test_a_seeded_completion_does_not_depend_on_those_beside_it(backend):
+    seeds = [7, 8, 9, 7, 8]
+    options = {"max_new_tokens": 8, "temperature": 1.5}
+    together = backend.generate(requests(5), seeds=seeds, **options)
+    assert together == backend.generate(requests(5), seeds=seeds, batch_size=2, **options)
+    alone = [backend.generate([one], seeds=[seed], **options)[0] for one, seed in zip(requests(5), seeds, strict=True)]
+    assert together == alone
+    again = backend.generate([requests(1)[0]] * 3, seeds=[1, 2, 1], **options)
+    assert again[0] == again[2] != again[1]
+
+
+def test_a_model_whose_prompts_cannot_be_shared_is_seeded_as_well(backend, monkeypatch):
+    monkeypatch.setattr(backend, "vlm", None)
+    options = {"max_new_tokens": 6, "temperature": 1.5, "seeds": [7, 8, 7]}
+    first, second, third = backend.generate([requests(1)[0]] * 3, **options)
+    assert first == third != second
+
+
+def test_a_model_is_known_by_its_weights_its_adapter_and_its_processor(backend, tuned, recipe, untrained, tmp_path):
+    bare, adapted = backend.fingerprints(), tuned.fingerprints()
+    assert bare["adapter"] is None
+    assert {**adapted, "adapter": None} == bare
+    tuned.save_adapter(tmp_path / "adapter")
+    tuned.generate(requests(2), max_new_tokens=2)
+    assert open_backend(recipe, tmp_path / "adapter").fingerprints() == adapted == tuned.fingerprints()
+    small = open_backend(tiny(untrained, "max_pixels=4096")).fingerprints()
+    assert {name for name in bare if small[name] != bare[name]} == {"processor"}
+    weight = backend.model.lm_head.weight.data
+    weight[0, 0] += 1
+    assert {name for name in bare if backend.fingerprints()[name] != bare[name]} == {"weights"}
+    weight[0, 0] -= 1
+
+
+def test_another_adapter_can_take_the_place_of_the_one_on_the_model(tuned, recipe, tmp_path):
+    backend = open_backend(recipe)
+    backend.attach_lora(recipe)
+    tuned.save_adapter(tmp_path / "adapter")
+    backend.model.eval()
+    assert backend.generate(requests(3), max_new_tokens=8) != tuned.generate(requests(3), max_new_tokens=8)
+    backend.replace_adapter(tmp_path / "adapter")
+    assert backend.generate(requests(3), max_new_tokens=8) == tuned.generate(requests(3), max_new_tokens=8)
+    assert backend.fingerprints() == tuned.fingerprints()
+
+
 def test_a_saved_adapter_comes_back_with_its_prompt_and_box_space(tuned, recipe, tmp_path):
     tuned.save_adapter(tmp_path / "adapter")
     again = open_backend(recipe, tmp_path / "adapter")
@@ -255,3 +299,24 @@ def test_what_stands_in_an_opening_is_never_a_special_token(backend):
     for token in special:
         assert (batch["input_ids"] == token).sum() == (plain["input_ids"] == token).sum()
     assert backend.generate([spelt], max_new_tokens=3)[0].tokens == 3
+
+
+def test_a_text_is_as_likely_as_the_library_says(backend):
+    request, answers = requests(1)[0], ["yes", "the red circle", "7"]
+    batch = backend._encode([request])
+    for answer, found in zip(answers, backend.log_likelihoods([request], answers)[0], strict=True):
+        whole = backend._encode([replace(request, opening=answer)])
+        with torch.no_grad():
+            logps = backend.model(**whole).logits[0].float().log_softmax(-1)
+        ids = whole["input_ids"][0]
+        start = batch["input_ids"].shape[1]
+        assert found == pytest.approx(sum(logps[k - 1, ids[k]].item() for k in range(start, len(ids))), abs=1e-4)
+    many = backend.log_likelihoods(requests(5), answers, batch_size=2)
+    assert many[0] == pytest.approx(backend.log_likelihoods([request], answers)[0], abs=1e-4)
+    assert [len(own) for own in many] == [3] * 5
+
+
+def test_a_model_whose_prompts_cannot_be_shared_scores_no_texts(backend, monkeypatch):
+    monkeypatch.setattr(backend, "vlm", None)
+    with pytest.raises(ModelError, match="cannot score texts"):
+        backend.log_likelihoods(requests(1), ["yes"])

@@ -147,6 +147,22 @@ def test_a_run_without_an_adapter_cannot_be_evaluated(cli, tmp_path):
     refused(cli("eval", tmp_path), 2, "nothing to evaluate")
 
 
+def test_what_cannot_be_evaluated_is_said_before_a_model_is_loaded(cli, tmp_path):
+    refused(cli("eval"), 2, "a run folder, or with --model a model")
+    refused(cli("eval", tmp_path, "--model", "tiny"), 2, "a run folder, or with --model a model")
+    refused(cli("eval", "--model", "tiny", "--compare", tmp_path), 2, "a model has none")
+    refused(cli("eval", tmp_path, "--source", tmp_path), 2, "name it, and it alone, with --benchmark")
+    refused(cli("eval", tmp_path, "--shard", "3/2"), 2, "write it as 1/4")
+    refused(cli("eval", "--model", "tiny", "--benchmark", "shape"), 2, "no benchmark 'shape'", "'shapes'")
+    refused(cli("eval", "--model", "tiny", "--seeds", "3", "--temperature", "0"), 2, "again. Leave one")
+
+
+def test_a_benchmark_that_does_not_exist_is_refused_before_there_is_a_run(cli, tmp_path):
+    outcome = cli("train", "--recipe", "tiny", "--set", "evaluate=shape", "--output", tmp_path / "run")
+    refused(outcome, 2, "no benchmark 'shape'")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_that_is_no_run_has_no_report(cli, tmp_path):
     refused(cli("report", tmp_path), 2, "not a run folder")
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from grit_lite.answer import GRIT_PROMPT
 from grit_lite.backends import Generated, ModelSpec, Request, open_backend
 from grit_lite.boxes import Box, BoxSpace
-from grit_lite.evaluate import evaluate, shapes, short_ending, table
+from grit_lite.evaluate import aggregates, evaluate, from_triplet, shapes, short_ending, table
+from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.summary import summarise
 from grit_lite.pages.outcomes import examples
 from grit_lite.recipe import Recipe
@@ -38,6 +39,9 @@ class Scripted:
     def describe(self) -> dict[str, str]:
         return {"model": "scripted"}
 
+    def fingerprints(self) -> dict[str, str | None]:
+        return {"weights": "w", "adapter": "a", "processor": "p"}
+
     def generate(
         self,
         requests: Sequence[Request],
@@ -46,8 +50,10 @@ class Scripted:
         temperature: float = 0.0,
         use_adapter: bool = True,
         batch_size: int = 32,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         assert temperature == 0.0
+        assert seeds is None
         self.batches.append(len(requests))
         return [self._completion(request, use_adapter) for request in requests]
 
@@ -63,9 +69,9 @@ class Scripted:
         raise AssertionError(f"nobody expected to be asked {prompt!r} with use_adapter={use_adapter}")
 
 
-def triplet(number: int, question: str, answer: str, dataset: str, boxes: tuple[Box, ...] = ()) -> Triplet:
+def asked(number: int, question: str, answer: str, dataset: str, boxes: tuple[Box, ...] = ()) -> Question:
     image = Image.new("RGB", (100, 80), (number, 0, 0))
-    return Triplet(f"t{number}", question, answer, image, (100, 80), boxes, dataset, "test")
+    return from_triplet(Triplet(f"t{number}", question, answer, image, (100, 80), boxes, dataset, "test"))
 
 
 def chain(thought: str, answer: str) -> str:
@@ -73,10 +79,10 @@ def chain(thought: str, answer: str) -> str:
 
 
 GOLD = (Box(20, 20, 60, 60),)
-TRIPLETS = [
-    triplet(1, "Is it red?", "yes", "shapes_relation", GOLD),
-    triplet(2, "How many?", "2", "shapes_count"),
-    triplet(3, "Is it left?", "no", "shapes_relation", GOLD),
+QUESTIONS = [
+    asked(1, "Is it red?", "yes", "shapes_relation", GOLD),
+    asked(2, "How many?", "2", "shapes_count"),
+    asked(3, "Is it left?", "no", "shapes_relation", GOLD),
 ]
 # In the model's unit, half pixels: [10, 10, 30, 30] is the gold box, [10, 10, 30, 20] its upper half.
 ANSWERS = {
@@ -94,7 +100,7 @@ ANSWERS = {
 
 @pytest.fixture
 def result(tmp_path: Path) -> dict:
-    return evaluate(Scripted(ANSWERS), TRIPLETS, benchmark="three", folder=tmp_path / "eval", max_new_tokens=64)
+    return evaluate(Scripted(ANSWERS), QUESTIONS, benchmark="three", folder=tmp_path / "eval", max_new_tokens=64)
 
 
 @pytest.fixture
@@ -182,7 +188,7 @@ def test_example_images_lie_beside_the_rows_that_name_them(rows, tmp_path):
 
 def test_the_files_do_not_depend_on_the_batch_size(result, tmp_path):
     backend = Scripted(ANSWERS)
-    evaluate(backend, TRIPLETS, benchmark="three", folder=tmp_path / "one", max_new_tokens=64, batch_size=1)
+    evaluate(backend, QUESTIONS, benchmark="three", folder=tmp_path / "one", max_new_tokens=64, batch_size=1)
     assert backend.batches == [1] * 9
     for name in ("three.json", "three.jsonl"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "eval" / name).read_bytes()
@@ -192,7 +198,7 @@ def test_progress_is_told_after_every_batch(tmp_path):
     told = []
     evaluate(
         Scripted(ANSWERS),
-        TRIPLETS,
+        QUESTIONS,
         benchmark="three",
         folder=tmp_path,
         systems=("base", "tuned"),
@@ -231,16 +237,78 @@ def test_questions_about_one_image_are_drawn_together():
     # ten images with ten equal rows each: the interval must be that of ten draws, not of a hundred
     right = [float(image % 2) for image in range(10) for _ in range(10)]
     made = {
-        system: [row(value if system == "tuned" else 0.0) for value in right] for system in ("base_direct", "tuned")
+        system: [row(index, value if system == "tuned" else 0.0) for index, value in enumerate(right)]
+        for system in ("base_direct", "tuned")
     }
-    together = summarise(made, clusters=[index // 10 for index in range(100)])["paired"][0]
-    alone = summarise(made, clusters=range(100))["paired"][0]
+    alone = summarise(made)["paired"][0]
+    for rows in made.values():
+        for index, one in enumerate(rows):
+            one["cluster"] = str(index // 10)
+    together = summarise(made)["paired"][0]
     assert together["high"] - together["low"] > 2.5 * (alone["high"] - alone["low"])
 
 
-def row(correct: float) -> dict:
+def row(index: int, correct: float) -> dict:
     part = {"correct": bool(correct), "correct_lenient": bool(correct), "valid_format": True}
+    part |= {"id": str(index), "answer": "yes", "finished": True}
     return part | {"dataset": "d", "union_iou": None, "f1": None, "tokens": 1}
+
+
+def test_a_number_that_is_no_mean_has_an_interval_and_a_difference_of_its_own():
+    # 40 pairs, both rows of each alike: half of the pairs are right after tuning, a quarter before
+    made = {
+        system: [{**row(index, (index // 2) % every == 0), "cluster": str(index // 2)} for index in range(80)]
+        for system, every in (("base", 4), ("tuned", 2))
+    }
+    found = summarise(made, aggregates.find(["pairs"]))
+    cell = found["systems"]["tuned"]["pair_accuracy"]
+    assert (cell["value"], cell["n"]) == (0.5, 80)
+    assert 0.3 < cell["low"] < 0.4 < 0.6 < cell["high"] < 0.7
+    (difference,) = [one for one in found["paired"] if one["metric"] == "pair_accuracy"]
+    assert difference["difference"] == 0.25
+    assert 0 < difference["low"] < 0.25 < difference["high"] < 0.5
+
+
+def test_each_draw_has_its_mean_and_the_cell_their_spread():
+    made = {"tuned": [{**row(index // 2, index % 2), "draw": index % 2} for index in range(20)]}
+    cell = summarise(made)["systems"]["tuned"]["accuracy"]["all"]
+    assert (cell["value"], cell["n"], cell["draws"]) == (0.5, 20, [0.0, 1.0])
+    assert cell["spread"] == pytest.approx(0.7071, abs=1e-4)
+    assert (cell["low"], cell["high"]) == (0.0, 1.0)  # two draws that agree on nothing
+
+
+def test_a_row_that_was_not_judged_is_counted_and_left_out():
+    rows = [row(index, index < 3) for index in range(4)]
+    rows[3] |= {"correct": None, "correct_lenient": None, "score": None, "answer": None, "finished": False}
+    found = summarise({"base": [row(index, 0) for index in range(4)], "tuned": rows})
+    assert found["systems"]["tuned"]["accuracy"]["all"]["n"] == 3
+    assert found["failures"]["tuned"] == {"rows": 4, "without_answer": 1, "unfinished": 1, "not_judged": 1}
+    wins = next(one for one in found["paired"] if one["metric"] == "accuracy")
+    assert (wins["wins"], wins["losses"], wins["ties"], wins["n"]) == (3, 0, 0, 3)
+    text = printed({"benchmark": "b", "n": 4, **found})
+    assert "tuned: of 4 completions 1 without answer, 1 unfinished, 1 not judged." in " ".join(text.split())
+
+
+def test_every_p_is_corrected_for_all_that_were_tested():
+    made = {"base": [row(index, 0) for index in range(12)], "tuned": [row(index, index < 6) for index in range(12)]}
+    paired = [one for one in summarise(made)["paired"] if "p" in one]
+    assert len(paired) == 5  # two kinds of accuracy, in all and of one dataset, and the format
+    assert all(one["p_holm"] == min(1.0, 5 * one["p"]) for one in paired if one["p"] < 0.1)
+    assert {one["p"] for one in paired} == {2 / 2**6, 1.0}
+
+
+def test_the_table_says_that_questions_share_images():
+    rows = [{**row(index, index % 2), "cluster": str(index // 4)} for index in range(8)]
+    text = printed({"benchmark": "b", "n": 8, **summarise({"base": rows, "tuned": rows})})
+    assert "The 8 questions are about 2 images" in text
+
+
+def test_another_run_stands_in_the_table_by_its_name():
+    rows = {name: [row(index, index % 2) for index in range(8)] for name in ("base", "tiny-20260102-030405", "tuned")}
+    text = printed({"benchmark": "b", "n": 8, **summarise(rows)})
+    assert max(map(len, text.splitlines())) <= 80
+    assert "tiny-" in text
+    assert "− other" in text
 
 
 def printed(result: dict) -> str:
@@ -260,11 +328,12 @@ def test_the_table_fits_80_columns_and_cuts_nothing(result):
 def test_the_table_shows_the_paired_difference_with_its_interval(result):
     line = next(line for line in printed(result).splitlines() if line.strip().startswith("valid format"))
     assert line.split()[-1] == "+100.0"
+    assert "n 3" in printed(result)
 
 
 def test_the_table_of_one_system_has_no_differences(tmp_path):
     result = evaluate(
-        Scripted(ANSWERS), TRIPLETS, benchmark="three", folder=tmp_path, systems=("tuned",), max_new_tokens=64
+        Scripted(ANSWERS), QUESTIONS, benchmark="three", folder=tmp_path, systems=("tuned",), max_new_tokens=64
     )
     assert result["paired"] == []
     assert "66.7 %" in printed(result)
@@ -296,11 +365,12 @@ def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
         for name, weight in backend.model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
-    triplets = shapes(16)
+    questions = [from_triplet(triplet) for triplet in shapes(8)]
+    options = {"benchmark": "shapes", "systems": ("base", "tuned"), "max_new_tokens": 8}
     for size in (1, 16):
-        evaluate(backend, triplets, benchmark="shapes", folder=tmp_path / str(size), max_new_tokens=16, batch_size=size)
+        evaluate(backend, questions, folder=tmp_path / str(size), batch_size=size, **options)
     for name in ("shapes.jsonl", "shapes.json"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "16" / name).read_bytes()
     lines = (tmp_path / "1" / "shapes.jsonl").read_text().splitlines()
     said = {row["completion"] for row in map(json.loads, lines)}
-    assert len(said) > 16  # the model does not say the same to everything, so equality means something
+    assert len(said) > 8  # the model does not say the same to everything, so equality means something

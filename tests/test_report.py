@@ -156,7 +156,7 @@ def run(tmp_path: Path) -> Path:
     rows = evaluation_rows(80)
     result = {"benchmark": "shapes", "split": "test", "n": 80, "settings": {"max_new_tokens": 128}}
     (folder / "eval" / "images").mkdir(parents=True)
-    write_json(folder / "eval" / "shapes.json", result | summarise(rows, clusters=range(80)))
+    write_json(folder / "eval" / "shapes.json", result | summarise(rows))
     write_lines(
         folder / "eval" / "shapes.jsonl", [row for together in zip(*rows.values(), strict=True) for row in together]
     )
@@ -555,14 +555,14 @@ def test_numbers_have_a_true_minus_sign_and_unknown_ones_a_dash():
     [(0.01, 0.1, "shown to help"), (-0.1, -0.01, "shown to harm"), (-0.1, 0.1, "no difference is shown")],
 )
 def test_a_difference_is_claimed_only_if_its_interval_leaves_zero_out(low, high, said):
-    result = {"n": 8, **summarise(evaluation_rows(8), clusters=range(8))}
+    result = {"n": 8, **summarise(evaluation_rows(8))}
     row = next(row for row in result["paired"] if (row["metric"], row["against"]) == ("accuracy", "base_direct"))
     row |= {"low": low, "high": high}
     assert said in findings(result)[2]
 
 
 def test_format_and_boxes_are_not_held_against_a_direct_question():
-    result = {"n": 8, **summarise(evaluation_rows(8), clusters=range(8))}
+    result = {"n": 8, **summarise(evaluation_rows(8))}
     line = next(line for line in lines(result) if line.label == "Valid format")
     assert (line.cells[0], line.differences[0]) == (("–", ""), ("–", "", ""))
     assert line.cells[2][0] == "100.0"
@@ -571,4 +571,4 @@ def test_format_and_boxes_are_not_held_against_a_direct_question():
 
 def test_an_evaluation_of_one_system_has_no_findings():
     rows = {"tuned": evaluation_rows(8)["tuned"]}
-    assert findings({"n": 8, **summarise(rows, clusters=range(8))}) == []
+    assert findings({"n": 8, **summarise(rows)}) == []

@@ -105,14 +105,31 @@ class Backend(Protocol):
         temperature: float = 0.0,
         use_adapter: bool = True,
         batch_size: int = 32,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
-        """One completion for each request, in order; temperature 0 is greedy."""
+        """One completion for each request, in order.
+
+        Args:
+            temperature: 0 is greedy.
+            seeds: one for each request, of which alone its completion is drawn, whatever else is in the batch. None
+                draws from torch's generator.
+        """
         ...
 
     def stream(
         self, request: Request, *, max_new_tokens: int, temperature: float = 0.0, use_adapter: bool = True
     ) -> Generator[str, None, None]:
         """The pieces of one completion, as they come; closing it stops the model."""
+        ...
+
+    def log_likelihoods(
+        self, requests: Sequence[Request], answers: Sequence[str], *, use_adapter: bool = True, batch_size: int = 8
+    ) -> list[list[float]]:
+        """For each request, the log-probability in nats of each of these texts as what follows it; its end not counted.
+
+        Raises:
+            ModelError: the model is of a family whose prompts cannot be shared.
+        """
         ...
 
     def prompt_tokens(self, request: Request) -> int:
@@ -129,6 +146,13 @@ class Backend(Protocol):
 
     def save_adapter(self, folder: Path) -> None:
         """Write the adapter in PEFT's format, with its `grit_lite.json`."""
+
+    def replace_adapter(self, folder: Path) -> None:
+        """Put a trained adapter of the same shape in the place of the one that is on the model."""
+
+    def fingerprints(self) -> dict[str, str | None]:
+        """The sha256 of `weights`, `adapter` (None without one) and `processor`, as they are in memory."""
+        ...
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for `run.json`: model, device, dtype, parameters, versions."""

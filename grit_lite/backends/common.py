@@ -7,6 +7,7 @@ import abc
 import contextlib
 import logging
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
 from grit_lite.backends import Generated, Request, find_spec, model_location
+from grit_lite.backends.identity import fingerprints
 from grit_lite.boxes import Size
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.errors import ModelError
@@ -35,6 +37,7 @@ from transformers import AutoProcessor, TextStreamer  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from grit_lite.engine import Engine, EnginePrompt, engine_version, obstacles  # noqa: E402
+from grit_lite.packing import packed  # noqa: E402
 from grit_lite.rollout import Sampling, cut_at_end, decode, sample  # noqa: E402
 from grit_lite.vlm import Prompt, VisionLanguageModel, shares_prompts  # noqa: E402
 
@@ -117,14 +120,17 @@ class LoadedModel(abc.ABC):
         temperature: float = 0.0,
         use_adapter: bool = True,
         batch_size: int = 32,
+        seeds: Sequence[int] | None = None,
     ) -> list[Generated]:
         done: dict[int, Generated] = {}
         sampling = self._sampling(max_new_tokens, temperature)
         with self._inference(), self._adapter(use_adapter):
-            for places in self._batches(requests, batch_size):
+            # The library's own `generate` draws a batch from one generator.
+            for places in self._batches(requests, 1 if seeds and self.vlm is None else batch_size):
                 part = [requests[place] for place in places]
                 batch = self._encode(part)
-                completions = self._complete(batch, part, sampling, use_adapter=use_adapter)
+                drawn = replace(sampling, seeds=tuple(seeds[place] for place in places)) if seeds else sampling
+                completions = self._complete(batch, part, drawn, use_adapter=use_adapter)
                 done |= zip(places, self._decode(completions, self._seen_sizes(batch, part)), strict=True)
         return [done[place] for place in range(len(requests))]
 
@@ -163,6 +169,22 @@ class LoadedModel(abc.ABC):
         pieces.end()
         yield from pieces.take()
 
+    @torch.no_grad()
+    def log_likelihoods(
+        self, requests: Sequence[Request], answers: Sequence[str], *, use_adapter: bool = True, batch_size: int = 8
+    ) -> list[list[float]]:
+        if self.vlm is None:
+            raise ModelError(f"{self.recipe.model} cannot score texts: its prompts cannot be shared.")
+        texts, found = [text.to(self.device) for text in self._tokens(answers)], []
+        with self._inference(), self._adapter(use_adapter):
+            for start in range(0, len(requests), batch_size):
+                part = requests[start : start + batch_size]
+                prompts = self._prompts(self.vlm, self._encode(part), part)
+                logps, _ = packed(self.vlm, [(prompt, texts) for prompt in prompts], 1.0)
+                sums = [own.sum().item() for own in logps.split([len(text) for text in texts] * len(part))]
+                found += [sums[first : first + len(texts)] for first in range(0, len(sums), len(texts))]
+        return found
+
     def prompt_tokens(self, request: Request) -> int:
         return self._encode([request])["input_ids"].shape[1]
 
@@ -173,6 +195,14 @@ class LoadedModel(abc.ABC):
     def save_adapter(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
         self.spec.save(folder, model=self.recipe.model)
+
+    def replace_adapter(self, folder: Path) -> None:
+        self.spec = find_spec(self.recipe, folder)
+        with _explained_adapter(folder):
+            self.model.load_adapter(folder, "default", torch_device=str(self.device))
+
+    def fingerprints(self) -> dict[str, str | None]:
+        return fingerprints(self.model, self.processor)
 
     def describe(self) -> dict[str, Any]:
         parameters = list(self.model.parameters())
@@ -225,13 +255,8 @@ class LoadedModel(abc.ABC):
         return batch.to(self.device)
 
     def _put_behind(self, batch: Any, openings: Sequence[str]) -> None:
-        """Add the tokens of the openings to the prompts of a batch.
-
-        They are tokenised by themselves, because the tokens of a completion begin where its prompt ends, and without
-        special tokens: what a model wrote in plain letters stays plain letters.
-        """
-        plain = {"add_special_tokens": False, "split_special_tokens": True}
-        tokens = [torch.tensor(ids, dtype=torch.long) for ids in self.processor.tokenizer(openings, **plain).input_ids]
+        """Add the tokens of the openings to the prompts of a batch, padded anew."""
+        tokens = self._tokens(openings)
         added = {"input_ids": tokens, "attention_mask": map(torch.ones_like, tokens)}
         added["mm_token_type_ids"] = map(torch.zeros_like, tokens)  # text
         is_prompt, padding = batch["attention_mask"].bool(), {"input_ids": self.processor.tokenizer.pad_token_id}
@@ -240,10 +265,20 @@ class LoadedModel(abc.ABC):
             longer = [torch.cat([row[mask], more]) for row, mask, more in rows]
             batch[name] = pad_sequence(longer, True, padding.get(name, 0), "left")
 
+    def _tokens(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """(C,) ids of each text as a completion, which begins where its prompt ends, so that it is tokenised by itself.
+
+        No special tokens are made of it: what a model wrote in plain letters stays plain letters.
+        """
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        ids = self.processor.tokenizer(list(texts), **plain).input_ids
+        return [torch.tensor(one, dtype=torch.long) for one in ids]
+
     def _sample(self, batch: dict[str, torch.Tensor], part: Sequence[Request], sampling: Sampling) -> list[list[int]]:
         if self.vlm is not None:
             return sample(self.vlm, self._prompts(self.vlm, batch, part), range(len(part)), sampling)
-        tokens = self.model.generate(**batch, **sampling.for_generate())[:, batch["input_ids"].shape[1] :]
+        with _seeded(sampling.seeds):
+            tokens = self.model.generate(**batch, **sampling.for_generate())[:, batch["input_ids"].shape[1] :]
         return cut_at_end(tokens, sampling.end_tokens)
 
     def _prompts(
@@ -284,6 +319,17 @@ class LoadedModel(abc.ABC):
         firsts = accumulate((len(request.images) for request in requests), initial=0)
         seen = [grids[first] for first, _ in zip(firsts, requests, strict=False)]
         return [(width * patch, height * patch) for _, height, width in seen]
+
+
+@contextlib.contextmanager
+def _seeded(seeds: Sequence[int]) -> Iterator[None]:
+    """While it is open, torch draws from the first of the seeds, if there is one."""
+    if not seeds:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seeds[0])
+        yield
 
 
 def _text(text: str) -> dict[str, str]:
@@ -329,8 +375,14 @@ def _device() -> torch.device:
 
 
 def _load_adapter(model: Any, adapter: Path) -> Any:
-    try:
+    with _explained_adapter(adapter):
         return PeftModel.from_pretrained(model, adapter)
+
+
+@contextlib.contextmanager
+def _explained_adapter(adapter: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"The adapter in {adapter} does not load on this model: {error}") from error
 

@@ -164,7 +164,9 @@ def measure(folder: Path, per_kind: int = 1000, split: Split = "test") -> dict:
     found |= _measure_chains(ask, questions)
     found |= _measure_format(ask, [*questions["relation"], *questions["count"]])
     for harder in HARDER:
-        found |= {f"{harder}_{name}": value for name, value in _measure_harder(ask, harder, max(1, per_kind // 4)).items()}
+        found |= {
+            f"{harder}_{name}": value for name, value in _measure_harder(ask, harder, max(1, per_kind // 4)).items()
+        }
     return {name: round(value, 3) for name, value in found.items()}
 
 

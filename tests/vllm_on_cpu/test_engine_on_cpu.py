@@ -27,7 +27,7 @@ from grit_lite.backends import Request, open_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.engine import Engine, EnginePrompt, parameters
 from grit_lite.errors import ModelError
-from grit_lite.evaluate import evaluate, shapes
+from grit_lite.evaluate import evaluate, from_triplet, shapes
 from grit_lite.packing import PACKED
 from grit_lite.recipe import load_recipe
 from grit_lite.rollout import Sampling
@@ -271,7 +271,7 @@ def test_a_family_that_is_not_sampled_with_vllm_is_refused(tmp_path):
 def test_the_evaluation_gives_the_answers_of_the_rollout(backend, tmp_path):
     def measure(folder):
         options = {"benchmark": "shapes", "folder": tmp_path / folder, "max_new_tokens": 48}
-        evaluate(backend, shapes(20), **options)
+        evaluate(backend, [from_triplet(triplet) for triplet in shapes(20)], **options)
         return list(read_rows(tmp_path / folder / "shapes.jsonl"))
 
     by_engine = measure("engine")

@@ -1,0 +1,78 @@
+"""What one system said to one question, read and scored: a row of `eval/<benchmark>.jsonl`."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from grit_lite import answer, boxes, scorers
+from grit_lite.answer import has_valid_format, parse
+from grit_lite.backends import Generated, ModelSpec
+from grit_lite.evaluate.grounding import grounding
+from grit_lite.evaluate.question import Question
+from grit_lite.evaluate.runner import Asked
+
+Row = dict[str, Any]
+
+# A text without <answer> still counts in `accuracy_lenient` if it ends in a line of at most this many words.
+SHORT_ANSWER_WORDS = 6
+_TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer>")
+
+
+def row(system: str, style: str, asked: Asked, completion: Generated, spec: ModelSpec) -> Row:
+    """One row, with every score that the summary is made of. What has no score, because nobody judged it, has None."""
+    question, read = asked.question, parse(completion.text)
+    written = [box.numbers for box in read.chain_boxes]  # good or bad: a bad one is meant to cost
+    found = [spec.box_space.to_pixels(box, original=question.size, resized=completion.resized) for box in written]
+    predicted = read.answer
+    if predicted is None and style == "direct":
+        predicted = completion.text.strip()
+    lenient = predicted if predicted is not None else short_ending(completion.text)
+    score, lenient_score = (score_of(question, text) for text in (predicted, lenient))
+    return {
+        "system": system,
+        "id": question.id,
+        "dataset": question.dataset,
+        "cluster": question.cluster,
+        "draw": asked.draw,
+        "question": question.text,
+        "gold": question.gold,
+        "facts": dict(question.facts),
+        "size": list(question.size),
+        "prompt": asked.prompt,
+        "completion": completion.text,
+        "answer": predicted,
+        "boxes": [list(box) for box in found],
+        "gold_boxes": [list(box) for box in question.boxes],
+        "scorer": question.scorer,
+        "score": score,
+        "correct": None if score is None else score >= 1,
+        "correct_lenient": None if lenient_score is None else lenient_score >= 1,
+        "valid_format": has_valid_format(read),
+        **grounding(written, question.boxes, spec.box_space, question.size, completion.resized),
+        "tokens": completion.tokens,
+        "finished": completion.finished,
+        "key": asked.key,
+    }
+
+
+def score_of(question: Question, predicted: str | None) -> float | None:
+    """What an answer is worth, from 0 to 1; None where that is for a judge to say."""
+    if question.scorer == "judge":
+        return None
+    return scorers.score(question.scorer, predicted, question.gold, question.facts)
+
+
+def short_ending(text: str) -> str | None:
+    """The last line outside any tag if it is short enough to be an answer: what a reader would take for one."""
+    for tag in _TAGS:
+        text = text.replace(tag, "\n\0")
+    last = text.rpartition("\0")[2].strip().rpartition("\n")[2].strip()
+    return last if last and len(last.split()) <= SHORT_ANSWER_WORDS else None
+
+
+def scored_by() -> str:
+    """The sha256 of the code that reads and scores completions: two results with the same one can be compared."""
+    package, here = Path(scorers.__file__).parent, Path(__file__)
+    modules = [Path(str(module.__file__)) for module in (answer, boxes)]
+    files = [*modules, *sorted(package.glob("*.py")), here, here.with_name("grounding.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
