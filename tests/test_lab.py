@@ -75,15 +75,22 @@ def test_an_arm_that_cannot_be_is_refused(tmp_path, arm, message):
         load_study(study_file(tmp_path, {"wrong": arm}))
 
 
+def test_an_arm_without_a_reason_is_refused(tmp_path):
+    path = study_file(tmp_path, {"idle": "loss: dapo"})
+    path.write_text(path.read_text().replace(", why: test", ""))
+    with pytest.raises(RecipeError, match="test/idle says no `why`"):
+        load_study(path)
+
+
 # --- triplets
 
 
 def test_fewer_triplets_are_the_first_ones_of_more_and_seeds_draw_others(tmp_path):
     paths = [triplets.write_drawn(tmp_path, count, seed) for count, seed in ((5, 0), (50, 0), (50, 1))]
-    few, many, other = ([(t.question, t.answer, t.size) for t in load(path).triplets] for path in paths)
+    few, many, other = ([(t.question, t.load_image().tobytes()) for t in load(path).triplets] for path in paths)
     assert (len(few), len(many)) == (5, 50)
     assert few == many[:5]
-    assert many != other
+    assert not {image for _, image in many} & {image for _, image in other}
     assert [t.dataset for t in load(paths[0]).triplets][:2] == ["shapes_count", "shapes_relation"]
 
 
