@@ -148,7 +148,7 @@ def _pairs(a: Sequence[Row], b: Sequence[Row], column: str, dataset: str) -> lis
 
 
 def _difference(pairs: Sequence[tuple[float, float, Row]], *, tested: bool) -> dict[str, Any]:
-    a, b, rows = ([pair[place] for pair in pairs] for place in range(3))
+    a, b, rows = [one for one, _, _ in pairs], [other for _, other, _ in pairs], [row for _, _, row in pairs]
     clusters, draws = [_cluster(row) for row in rows], [row.get("draw", 0) for row in rows]
     return {
         **statistics.paired_difference(a, b, clusters, draws=draws)._asdict(),
