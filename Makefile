@@ -1,11 +1,12 @@
-# Each target sets up what it needs, in .venv, .venv-unsloth or .venv-vllm; nothing outside this folder is touched.
+# Each target sets up what it needs, in .venv, .venv-unsloth, .venv-vllm or .venv-lmms; nothing outside this folder is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 
 UNSLOTH_BIN := .venv-unsloth/bin
 VLLM_BIN := .venv-vllm/bin
+LMMS_BIN := .venv-lmms/bin
 
-.PHONY: install demo test test-unsloth test-vllm check clean
+.PHONY: install demo test test-unsloth test-vllm test-lmms check clean
 
 install: .venv/.installed
 
@@ -47,6 +48,18 @@ test-vllm: .venv-vllm/.installed
 	$(VLLM_BIN)/python -m pip install --quiet --no-deps --requirement tests/vllm_on_cpu/constraints.txt
 	touch $@
 
+test-lmms: .venv-lmms/.installed
+	$(LMMS_BIN)/python -m pytest tests/lmms
+
+# --no-deps: lmms-eval also asks for what downloads videos and checks commits, and typepy for an older python-dateutil.
+.venv-lmms/.installed: pyproject.toml constraints.txt tests/lmms/constraints.txt
+	test -x $(LMMS_BIN)/python || $(PYTHON) -m venv .venv-lmms
+	$(LMMS_BIN)/python -m pip install --quiet --upgrade pip
+	$(LMMS_BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(LMMS_BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	$(LMMS_BIN)/python -m pip install --quiet --no-deps --requirement tests/lmms/constraints.txt
+	touch $@
+
 check: install
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -54,4 +67,4 @@ check: install
 	$(BIN)/python -m pytest tests/test_layers.py
 
 clean:
-	rm -rf .venv .venv-unsloth .venv-vllm .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-unsloth .venv-vllm .venv-lmms .pytest_cache .ruff_cache .hypothesis

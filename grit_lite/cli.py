@@ -32,6 +32,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look after training data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+lmms_app = typer.Typer(help="Ask lmms-eval's benchmarks of a model of grit-lite.", no_args_is_help=True)
+app.add_typer(lmms_app, name="lmms")
 
 
 class Form(StrEnum):
@@ -173,9 +175,12 @@ def _default_recipe() -> str:
 
 def _print_tables(folder: Path, evaluations: Sequence[dict[str, Any]]) -> None:
     from grit_lite.evaluate import table
+    from grit_lite.evaluate.faithfulness.table import table as faithfulness_table
 
     for evaluation in evaluations:
         out.print(table(evaluation))
+        if "faithfulness" in evaluation:
+            out.print(faithfulness_table(evaluation["faithfulness"]))
         out.print(Text(f"Gallery: {folder / 'eval' / evaluation['benchmark']}.html", overflow="fold"))
 
 
@@ -214,6 +219,13 @@ def evaluate(
         str | None,
         typer.Option(help="none, rules, or a model's name at $OPENAI_BASE_URL.", show_default="the recipe's"),
     ] = None,
+    faithfulness: Annotated[
+        bool,
+        typer.Option("--faithfulness", help="Ask again with boxes masked and changed: does it matter?"),
+    ] = False,
+    faithfulness_questions: Annotated[
+        int | None, typer.Option(min=1, help="Of how many answers with boxes.", show_default="all")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
     shard: Annotated[
         str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
@@ -235,10 +247,13 @@ def evaluate(
         raise UsageError("A launcher has divided the questions already; leave --shard out.")
     if run is None and compare != "base":
         raise UsageError("--compare puts another run beside a run; a model has none.")
+    if faithfulness_questions is not None and not faithfulness:
+        raise UsageError("--faithfulness-questions says how many; add --faithfulness.")
     processes.join()
     part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
     against = None if compare == "base" else Path(compare)
-    wish = Wish(tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    asked = (tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
+    wish = Wish(*asked, faithfulness, faithfulness_questions)
     folder = run or output or Path("runs") / f"model-{Path(str(model)).name}"
     results = evaluate_again(folder, wish) if run else _evaluate_model(str(model), folder, wish)
     if as_json:
@@ -521,6 +536,42 @@ def _fetch(plan: Any, as_json: bool) -> list[Any]:
         return list(track(found, "Fetching images", len(plan.images), console=err, disable=as_json))
     except KeyboardInterrupt:
         raise Stopped("Stopped. What has arrived is kept; the same command goes on.") from None
+
+
+@lmms_app.command(name="args")
+def lmms_args(
+    model: Annotated[str, typer.Argument(help="A run folder, an adapter, or a model.")],
+    system: Annotated[
+        str | None, typer.Option(help="tuned, base or direct.", show_default="tuned where there is an adapter")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of a completion, with its reasoning.", show_default="the recipe's")
+    ] = None,
+) -> None:
+    """Print what goes behind lmms-eval's --model_args: the model, and a hash of its weights as they are now.
+
+    Example: [bold]python -m lmms_eval --model grit_lite --model_args "$(grit-lite lmms args RUN)" --tasks pope[/bold]
+    """
+    from grit_lite.lmms.identity import model_args
+
+    print(model_args(model, system, max_new_tokens))
+
+
+@lmms_app.command(name="export")
+def lmms_export(
+    folder: Annotated[Path, typer.Argument(help="The folder to write.")],
+    questions: Annotated[int, typer.Option(min=1, help="How many held-out questions.")] = 500,
+) -> None:
+    """Write our held-out scenes as a task folder for lmms-eval, with the commands to run it.
+
+    Example: [bold]grit-lite lmms export tasks/shapes[/bold]
+    """
+    from grit_lite.evaluate import shapes
+    from grit_lite.evaluate.question import from_triplet
+    from grit_lite.lmms.tasks import export_task
+
+    task = export_task([from_triplet(triplet) for triplet in shapes(questions)], folder, "shapes")
+    print(f"Exported: {folder}, the task {task}; README.md there has the commands.")
 
 
 def _print_recipe(values: dict[str, Any], as_json: bool) -> None:

@@ -15,6 +15,7 @@ from grit_lite.backends import Backend, can_stage, import_libraries, open_backen
 from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
 from grit_lite.evaluate.benchmarks import Benchmark, find
+from grit_lite.evaluate.faithfulness.examination import examine, read_examination
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.judge import Endpoint, Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
@@ -357,6 +358,8 @@ class Wish:
         source: a copy of the benchmark of one's own.
         against: the folder of another run.
         seeds: how often each question is asked, at a temperature; none is once and greedily, or at `temperature`.
+        faithfulness: whether to ask as well what the answers of the last system hang on, and
+            `faithfulness_questions`, of how many whose answers have boxes; None is all.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -368,17 +371,24 @@ class Wish:
     judge: str | None = None
     batch_size: int = 32
     shard: Shard = WHOLE
+    faithfulness: bool = False
+    faithfulness_questions: int | None = None
 
     def decoding(self, recipe: Recipe) -> Decoding:
         """How completions are drawn.
 
         Raises:
-            UsageError: several times at temperature 0, which gives the same each time.
+            UsageError: several times at temperature 0, which gives the same each time; or what does not go together
+                with faithfulness.
         """
         temperature = (recipe.temperature if self.seeds else 0.0) if self.temperature is None else self.temperature
         if (self.seeds or 1) > 1 and temperature == 0:
             raise UsageError(
                 "--seeds at --temperature 0 would ask for the same completion again. Leave one of them out."
+            )
+        if self.faithfulness and (temperature or self.shard.count > 1):
+            raise UsageError(
+                "--faithfulness compares greedy answers, in one process. Leave out --seeds, --temperature and --shard."
             )
         return Decoding(recipe.max_completion_tokens, temperature, self.seeds or 1)
 
@@ -501,7 +511,7 @@ def evaluate_model(
     try:
         with stop:
             systems = processes.together(
-                lambda: ask_all(evaluations, recipe, adapter, wish.against, other, stop.interrupt_if_asked)
+                lambda: ask_all(evaluations, recipe, adapter, wish, other, stop.interrupt_if_asked)
             )
     except KeyboardInterrupt:
         number = stop.signal_number or signal.SIGINT
@@ -513,14 +523,17 @@ def evaluate_model(
         if processes.count() > 1:
             raise UsageError(f"The first process does not see what others wrote to {folder}. Use a shared disk.")
         return []
-    return conclude(evaluations, systems, judge)
+    results = conclude(evaluations, systems, judge)
+    if wish.faithfulness:
+        return [result | {"faithfulness": read_examination(folder / "eval", result["benchmark"])} for result in results]
+    return results
 
 
 def ask_all(
     evaluations: Sequence[Begun],
     recipe: Recipe,
     adapter: Path | None,
-    against: Path | None,
+    wish: Wish,
     other: Recipe | None,
     between_batches: Callable[[], None],
 ) -> list[str]:
@@ -528,7 +541,9 @@ def ask_all(
     asked = {name: system for name, system in SYSTEMS.items() if adapter or not system.use_adapter}
     backend = open_backend(recipe, adapter)
     ask(evaluations, backend, asked, between_batches)
-    if against is None or other is None:
+    if wish.faithfulness:
+        examine_all(evaluations, backend, list(asked)[-1], wish.faithfulness_questions, between_batches)
+    if (against := wish.against) is None or other is None:
         return list(asked)
     if in_place(recipe, other):
         backend.replace_adapter(against / "adapter")
@@ -539,6 +554,24 @@ def ask_all(
     ask(evaluations, backend, {name_of(against): SYSTEMS["tuned"]}, between_batches)
     *before, last = asked
     return [*before, name_of(against), last]
+
+
+def examine_all(
+    evaluations: Sequence[Begun],
+    backend: Backend,
+    system: str,
+    most: int | None,
+    between_batches: Callable[[], None],
+) -> None:
+    """Ask one system of the model what its answers hang on, in every benchmark."""
+    with evaluation_progress() as show:
+        for begun in evaluations:
+
+            def progress(what: str, done: int, total: int, of: str = begun.name) -> None:
+                show(f"{of} {what}", done, total)
+                between_batches()
+
+            examine(begun.evaluation, backend, begun.name, system, progress, most)
 
 
 def finished(folder: Path) -> Recipe:

@@ -78,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             raise Response(404, {"error": {"message": "no such page"}})
         if server.key is not None and self.headers["Authorization"] != f"Bearer {server.key}":
-            raise Response(401, {"error": {"message": f"Incorrect API key provided: {self.headers['Authorization']}"}})
+            sent = str(self.headers["Authorization"])
+            raise Response(401, {"error": {"message": f"Incorrect API key provided: {sent[:16]}***{sent[-4:]}"}})
         if refused := server.refuses & set(body):
             raise Response(400, {"error": {"message": f"Unsupported parameter: {refused}"}})
         item = item_of(body)

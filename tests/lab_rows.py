@@ -26,11 +26,12 @@ def _row(study, arm, seed, n, sets, chance) -> dict:
     asked = arm.method in ASKED
     outcomes = {name: packed([_outcome(rng, chance, k, asked) for k in range(n)]) for name in sets}
     if arm.method != "direct":
-        right = np.array([rng.random(n) < share for share in (chance, chance, chance / 2, chance / 2, 1 - chance)])
+        again = n // 2  # of the relation questions
+        right = np.array([rng.random(again) < share for share in (chance, chance, chance / 2, chance / 2, 1 - chance)])
         names = ("unchanged", "mask_random", "mask_predicted", "wrong_boxes", "swapped_boxes")
         assert {*names[1:]} == {*CHANGES}
         kept = {name: bits(values) for name, values in zip(names, right, strict=True)}
-        outcomes["faithfulness"] = {"n": n, **kept, "applies": bits(np.ones(n))}
+        outcomes["faithfulness"] = {"n": again, **kept, "applies": bits(np.ones(again))}
     return {
         **identity(study, arm, seed),
         "date": "2026-01-02T03:04:05+00:00",

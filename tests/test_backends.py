@@ -251,7 +251,7 @@ def test_the_same_seed_draws_the_same_adapter(recipe):
 def test_the_description_is_plain_facts(backend):
     facts = backend.describe()
     assert (facts["backend"], facts["backend_reason"]) == (NAME, "the recipe asks for it")
-    assert facts["parameters"] == 2_651_136
+    assert facts["parameters"] == 2_648_064
     assert json.loads(json.dumps(facts)) == facts
 
 
@@ -299,3 +299,24 @@ def test_what_stands_in_an_opening_is_never_a_special_token(backend):
     for token in special:
         assert (batch["input_ids"] == token).sum() == (plain["input_ids"] == token).sum()
     assert backend.generate([spelt], max_new_tokens=3)[0].tokens == 3
+
+
+def test_a_text_is_as_likely_as_the_library_says(backend):
+    request, answers = requests(1)[0], ["yes", "the red circle", "7"]
+    batch = backend._encode([request])
+    for answer, found in zip(answers, backend.log_likelihoods([request], answers)[0], strict=True):
+        whole = backend._encode([replace(request, opening=answer)])
+        with torch.no_grad():
+            logps = backend.model(**whole).logits[0].float().log_softmax(-1)
+        ids = whole["input_ids"][0]
+        start = batch["input_ids"].shape[1]
+        assert found == pytest.approx(sum(logps[k - 1, ids[k]].item() for k in range(start, len(ids))), abs=1e-4)
+    many = backend.log_likelihoods(requests(5), answers, batch_size=2)
+    assert many[0] == pytest.approx(backend.log_likelihoods([request], answers)[0], abs=1e-4)
+    assert [len(own) for own in many] == [3] * 5
+
+
+def test_a_model_whose_prompts_cannot_be_shared_scores_no_texts(backend, monkeypatch):
+    monkeypatch.setattr(backend, "vlm", None)
+    with pytest.raises(ModelError, match="cannot score texts"):
+        backend.log_likelihoods(requests(1), ["yes"])

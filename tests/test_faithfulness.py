@@ -10,8 +10,10 @@ from PIL import Image
 
 from grit_lite.answer import number_spans, parse
 from grit_lite.backends import Request, open_backend
-from grit_lite.boxes import Box, iou
-from grit_lite.evaluate.faithfulness import faithfulness
+from grit_lite.boxes import Box, draw, iou
+from grit_lite.evaluate.faithfulness import faithfulness, reasoning_correlation, summarise
+from grit_lite.evaluate.faithfulness.conditions import Case
+from grit_lite.evaluate.faithfulness.correlation import by_judge
 from grit_lite.evaluate.faithfulness.interventions import (
     blank,
     elsewhere,
@@ -20,6 +22,7 @@ from grit_lite.evaluate.faithfulness.interventions import (
     paint_over,
     swapped,
     thought_boxes,
+    up_to_whole_token,
     with_numbers,
     written_like,
 )
@@ -259,16 +262,226 @@ def answered(backend):
 
 
 def test_swapping_the_boxes_turns_most_relations_around_and_the_same_boxes_none(backend, answered):
-    rows, summary = faithfulness(
-        backend, *answered, conditions=("same_boxes", "swapped_boxes"), max_new_tokens=160, reference=0.5
-    )
+    rows, summary = faithfulness(backend, *answered, conditions=("same_boxes", "swapped_boxes"), max_new_tokens=160)
     assert summary["questions"] == 16
-    assert summary["accuracy"]["value"] > 0.75
     conditions = summary["conditions"]
     assert conditions["same_boxes"]["flip_rate"]["value"] == 0
     assert conditions["swapped_boxes"]["flip_rate"]["value"] > 0.75
-    assert conditions["swapped_boxes"]["accuracy"]["value"] < 0.25
-    assert summary["effects"]["reading_swapped"]["low"] > 0.5
-    assert summary["taken_away"]["swapped_boxes"]["value"] > 1.5
+    assert conditions["swapped_boxes"]["accuracy"]["value"] < summary["accuracy"]["value"] - 0.3
+    assert summary["effects"]["reading_swapped"]["low"] > 0.4
     same = {row["id"]: row["completion"] for row in rows if row["condition"] == "same_boxes"}
     assert same == {row["id"]: row["completion"] for row in answered[1]}
+
+
+def test_what_is_masked_where_it_matters_flips_more_than_what_is_masked_elsewhere(backend, answered):
+    _, summary = faithfulness(backend, *answered, conditions=("mask_predicted", "mask_random"), max_new_tokens=160)
+    conditions = summary["conditions"]
+    assert conditions["mask_predicted"]["n"] == conditions["mask_random"]["n"] == 16
+    assert summary["effects"]["grounding"]["difference"] > 0.1
+    assert "taken_away" not in summary
+
+
+def test_rows_depend_neither_on_the_batch_nor_on_the_other_questions(backend, answered):
+    questions, rows = (part[:6] for part in answered)
+    names = ("mask_random", "wrong_boxes", "blank")
+    together, _ = faithfulness(backend, questions, rows, conditions=names, max_new_tokens=160)
+    in_twos, _ = faithfulness(backend, questions, rows, conditions=names, max_new_tokens=160, batch_size=2)
+    alone, _ = faithfulness(backend, questions[3:4], rows[3:4], conditions=names, max_new_tokens=160)
+
+    def keyed(found):
+        return {(row["id"], row["condition"]): row for row in found}
+
+    assert keyed(in_twos) == keyed(together)
+    assert keyed(alone).items() <= keyed(together).items()
+
+
+def test_a_question_without_boxes_is_counted_and_not_asked_again(backend, answered):
+    questions, rows = (part[:3] for part in answered)
+    rows = [
+        {**rows[0], "completion": "<answer> yes", "answer": "yes", "correct": True},
+        {**rows[1], "completion": "<think> at [200, 200, 220, 230] </think> <answer> yes", "correct": None},
+        rows[2],
+    ]
+    told = []
+    found, summary = faithfulness(
+        backend,
+        questions,
+        rows,
+        conditions=("blank", "shuffled", "swapped_boxes"),
+        max_new_tokens=8,
+        progress=lambda *done: told.append(done),
+    )
+    assert [row["condition"] for row in found if row["id"] == questions[0].id] == ["without_boxes"]
+    assert [row["condition"] for row in found if row["id"] == questions[1].id] == ["without_boxes"]
+    assert (summary["questions"], summary["without_boxes"]) == (3, 2)
+    assert {name: one["n"] for name, one in summary["conditions"].items()} == {
+        "blank": 1,
+        "shuffled": 1,
+        "swapped_boxes": 1,
+    }
+    assert told == [("faithfulness", 3, 3)]
+
+
+def test_one_box_has_no_other_to_change_places_with(backend, answered):
+    questions, rows = answered
+    single = {**rows[0], "completion": "<think> at [10, 10, 40, 40] </think> <answer> yes"}
+    same = {**rows[1], "completion": "<think> at [10, 10, 40, 40] and [10, 10, 40, 40] </think> <answer> yes"}
+    _, summary = faithfulness(
+        backend, questions[:2], [single, same], conditions=("swapped_boxes", "same_boxes"), max_new_tokens=8
+    )
+    assert "swapped_boxes" not in summary["conditions"]
+    assert summary["conditions"]["same_boxes"]["n"] == 2
+
+
+def test_a_system_may_be_asked_in_its_own_way(backend, answered):
+    questions, rows = (part[:2] for part in answered)
+    asked = []
+
+    def ask(question, images, opening):
+        asked.append((question.id, images[0].size, opening))
+        return Request(tuple(images), "\nQuestion: What is it?", opening)
+
+    faithfulness(backend, questions, rows, conditions=("same_boxes",), max_new_tokens=2, ask=ask)
+    assert [id for id, _, _ in asked] == [question.id for question in questions]
+    assert all(opening.startswith("<think> I look for") for _, _, opening in asked)
+
+
+def test_what_nobody_judged_has_no_accuracy_and_still_flips(backend, answered):
+    questions, rows = (part[:2] for part in answered)
+    unjudged = [{**row, "correct": None} for row in rows]
+    _, summary = faithfulness(
+        backend,
+        questions,
+        unjudged,
+        conditions=("same_boxes", "swapped_boxes"),
+        max_new_tokens=160,
+        score=lambda question, answer: None,
+        reference=0.5,
+    )
+    assert summary["accuracy"]["n"] == summary["conditions"]["same_boxes"]["accuracy"]["n"] == 0
+    assert summary["conditions"]["swapped_boxes"]["flip_rate"]["n"] == 2
+    assert summary["effects"]["reading_swapped_accuracy"]["n"] == 0
+
+
+def test_an_opening_ends_with_a_whole_token(backend):
+    tokenizer = backend.processor.tokenizer
+    text = 'The circle is at {"bbox_2d": [1, 2, 30, 40], "label": "circle"}.'
+    box = parse(text).written[0]
+    assert up_to_whole_token(tokenizer, text, box.end) == text[: text.index('circle"}')]
+    assert up_to_whole_token(tokenizer, "short", 99) == "short"
+
+
+# --- numbers
+
+
+def made_up(condition, outcomes):
+    """Rows of questions 0, 1, … from (correct, flipped) pairs; two questions share an image."""
+    return [
+        {"condition": condition, "id": str(k), "cluster": str(k // 2), "answer": "yes", "correct": c, "flipped": f}
+        for k, (c, f) in enumerate(outcomes)
+    ]
+
+
+def test_numbers_are_those_of_the_rows():
+    rows = [
+        *made_up("unchanged", [(1.0, 0.0)] * 3 + [(0.0, 0.0)]),
+        *made_up("same_boxes", [(1.0, 0.0)] * 3 + [(0.0, 0.0)]),
+        *made_up("wrong_boxes", [(0.0, 1.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)]),
+        *made_up("mask_predicted", [(0.0, 1.0)] * 3),  # the fourth has no such row
+        *made_up("mask_random", [(1.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]),
+        {"condition": "without_boxes", "id": "9", "cluster": "9", "answer": None, "correct": 0.0, "flipped": 0.0},
+    ]
+    summary = summarise(rows, reference=0.25)
+    assert (summary["questions"], summary["without_boxes"], summary["unanswered"]) == (5, 1, 0)
+    assert summary["accuracy"]["value"] == 0.75
+    assert summary["conditions"]["wrong_boxes"]["accuracy"]["value"] == 0.5
+    assert summary["conditions"]["wrong_boxes"]["flip_rate"]["value"] == 0.75
+    assert "unchanged" not in summary["conditions"]
+    assert summary["effects"]["reading"]["difference"] == 0.75
+    assert summary["effects"]["reading_accuracy"]["difference"] == -0.25
+    grounding = summary["effects"]["grounding"]
+    assert (grounding["difference"], grounding["n"]) == (pytest.approx(2 / 3), 3)
+    assert "reading_swapped" not in summary["effects"]
+
+
+def test_what_is_taken_away_is_a_share_of_what_was_gained():
+    before = [(float(k % 10 < 9), 0.0) for k in range(60)]
+    after = [(float(k % 10 < 6), float(k % 10 >= 6)) for k in range(60)]
+    rows = [*made_up("unchanged", before), *made_up("same_boxes", before), *made_up("wrong_boxes", after)]
+    taken = summarise(rows, reference=0.5)["taken_away"]["wrong_boxes"]
+    assert taken["value"] == pytest.approx((0.9 - 0.6) / (0.9 - 0.5))
+    assert 0 < taken["low"] < 0.75 < taken["high"] < 2
+    by_id = summarise(rows, reference={str(k): 0.5 for k in range(60)})["taken_away"]["wrong_boxes"]
+    assert by_id == taken
+
+
+def test_where_nothing_was_gained_nothing_can_be_taken_away():
+    before, after = [(1.0, 0.0), (0.0, 0.0)] * 10, [(0.0, 1.0), (0.0, 0.0)] * 10
+    rows = [*made_up("same_boxes", before), *made_up("wrong_boxes", after)]
+    taken = summarise(rows, reference=0.4)["taken_away"]["wrong_boxes"]
+    assert taken == {"value": None, "low": None, "high": None, "n": 20}
+
+
+def test_nothing_asked_is_no_number():
+    summary = summarise([], reference=0.5)
+    assert summary["accuracy"]["value"] is None
+    assert (summary["conditions"], summary["effects"], summary["taken_away"]) == ({}, {}, {})
+
+
+# --- which image the text belongs to
+
+
+def test_a_judge_is_shown_both_orders_without_coordinates(backend, answered):
+    questions, rows = (part[:3] for part in answered)
+    shown = []
+
+    def first(images, text):
+        shown.append((images, text))
+        return "A."
+
+    found, summary = reasoning_correlation(backend, questions, rows, reader=by_judge(first))
+    assert len(shown) == 6
+    for (one, text), (other, again) in zip(shown[::2], shown[1::2], strict=True):
+        assert text == again
+        assert [image.tobytes() for image in one] == [image.tobytes() for image in reversed(other)]
+        assert one[0].tobytes() != one[1].tobytes()
+    assert '"bbox_2d": […, …, …, …]' in shown[0][1]
+    assert not any(character.isdigit() for character in shown[0][1].replace("bbox_2d", ""))
+    assert "<answer>" not in shown[0][1]
+    assert summary["correlation"]["value"] == 0.5  # always the first one is no knowledge
+    assert (summary["ties"], summary["unanswered"]) == (3, 0)
+    assert [row["condition"] for row in found] == ["correlation"] * 3
+
+
+def test_a_judge_that_knows_is_right_whatever_the_order(backend, answered):
+    questions, rows = (part[:2] for part in answered)
+    boxes = [Case(question, row, backend, "", None).boxes for question, row in zip(questions, rows, strict=True)]
+    right = [draw(question.load_images()[0], own).tobytes() for question, own in zip(questions, boxes, strict=True)]
+
+    def knows(images, text):
+        return "A" if images[0].tobytes() in right else " b "
+
+    _, summary = reasoning_correlation(backend, questions, rows, reader=by_judge(knows))
+    assert summary["correlation"]["value"] == 1.0
+    _, summary = reasoning_correlation(
+        backend, questions, rows, reader=by_judge(lambda *pair: "B" if knows(*pair) == "A" else "A")
+    )
+    assert summary["correlation"]["value"] == 0.0
+
+
+def test_no_answer_of_a_judge_is_counted_and_no_preference(backend, answered):
+    questions, rows = (part[:2] for part in answered)
+    said = iter([None, "both", "A", "I cannot say"])
+    found, summary = reasoning_correlation(backend, questions, rows, reader=by_judge(lambda *pair: next(said)))
+    assert [row["points"] for row in found] == [0.5, 1.0]
+    assert (summary["ties"], summary["unanswered"]) == (1, 3)
+
+
+def test_the_model_reads_by_itself_in_any_batch(backend, answered):
+    questions, rows = (part[:3] for part in answered)
+    spelt = {**rows[0], "completion": rows[0]["completion"].replace("I look", "I <|image_pad|> look")}
+    one, _ = reasoning_correlation(backend, questions, [spelt, *rows[1:]], batch_size=1)
+    three, _ = reasoning_correlation(backend, questions, [spelt, *rows[1:]], batch_size=3)
+    for a, b in zip(one, three, strict=True):
+        assert a["as_first"] == pytest.approx(b["as_first"], abs=1e-4)
+        assert a["as_second"] == pytest.approx(b["as_second"], abs=1e-4)

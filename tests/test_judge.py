@@ -40,7 +40,7 @@ def judge(server, tmp_path):
 
 
 def open_endpoint(server, tmp_path, **options):
-    options = {"seconds": 2.0, "pause": 0.01} | options
+    options = {"seconds": 30.0, "pause": 0.01} | options
     return Endpoint("a-judge", server.address, KEY, cache=Cache(tmp_path / "cache.sqlite"), **options)
 
 
@@ -234,14 +234,14 @@ def test_a_reply_is_asked_for_again_until_it_states_a_score(server, judge):
         Response(200, '{"choices": []}'),
         Response(200, "[" * 100_000),
         Response(200, b"\xff\xfe\x00"),
-        Response(200, "x" * (2**20 + 1)),
+        Response(200, json.dumps({"choices": [{"message": {"content": verdict(0)}}]}) + " " * 2**20),
         Response(200, "half", {"Content-Length": "4000"}),
     ],
     ids=lambda response: f"{response.status} {response.body[:12]!r} {list(response.headers.values())}",
 )
 def test_a_failure_that_may_pass_is_tried_again(server, tmp_path, response):
     server.say = after(2, response)
-    judge = open_endpoint(server, tmp_path, seconds=2.0)
+    judge = open_endpoint(server, tmp_path)
     assert judge.rate([CUPS]) == [1.0]
     assert len(server.asked) == 3
     assert judge.facts()["failed"] == 0
@@ -289,8 +289,9 @@ def test_an_answer_that_the_endpoint_does_not_take_is_not_sent_again(server, jud
 
 
 def test_a_deadline_ends_what_hangs(server, tmp_path):
-    judge = open_endpoint(server, tmp_path, seconds=0.5)
+    judge = open_endpoint(server, tmp_path)
     judge.prove()
+    judge.seconds = 1.0
     release = threading.Event()
 
     def hang(item):
@@ -305,8 +306,9 @@ def test_a_deadline_ends_what_hangs(server, tmp_path):
 
 
 def test_a_response_that_drips_is_ended_too(server, tmp_path):
-    judge = open_endpoint(server, tmp_path, seconds=0.4)
+    judge = open_endpoint(server, tmp_path)
     judge.prove()
+    judge.seconds = 0.4
     server.say = after(99, Response(200, b" " * 9999, drips=True))
     assert judge.rate([CUPS]) == [None]
     assert "no whole response in" in judge.facts()["last_failure"]
@@ -316,10 +318,10 @@ def test_a_failure_is_not_kept_and_a_verdict_is(server, tmp_path):
     judge = open_endpoint(server, tmp_path)
     server.say = after(99, Response(400, "no"))
     assert judge.rate([CUPS]) == [None]
-    server.say = lambda item: verdict(0)
-    assert judge.rate([CUPS]) == [0.0]
     server.say = lambda item: verdict(1)
-    assert open_endpoint(server, tmp_path).rate([CUPS, CUPS]) == [0.0, 0.0]
+    assert judge.rate([CUPS]) == [1.0]
+    server.say = lambda item: verdict(0)
+    assert open_endpoint(server, tmp_path).rate([CUPS, CUPS]) == [1.0, 1.0]
 
 
 # the end of a judge
@@ -331,7 +333,7 @@ def refused(judge, *parts, items=None):
     assert caught.value.exit_code == 7
     for part in parts:
         assert part in str(caught.value)
-    assert KEY not in str(caught.value)
+    assert KEY[:6] not in str(caught.value)
     return str(caught.value)
 
 
@@ -340,6 +342,14 @@ def test_a_wrong_key_is_said_at_once_and_never_shown(server, judge):
     refused(judge, "answers 401", "Set OPENAI_API_KEY", server.address)
     assert judge.facts()["requests"] == 1
     assert KEY not in json.dumps(judge.facts())
+
+
+def test_a_key_that_is_withdrawn_meanwhile_ends_it_at_once(server, judge):
+    judge.prove()
+    server.key = "another"
+    refused(judge, "answers 401", items=several(3))
+    refused(judge, "answers 401", items=several(1))
+    assert judge.facts()["failed"] == 0
 
 
 def test_a_model_that_is_not_there_is_said_at_once(server, judge):
@@ -365,8 +375,9 @@ def test_a_server_that_does_not_run_is_said_at_once(tmp_path):
 
 def test_a_server_that_dies_later_is_a_failure_of_each_answer(tmp_path):
     with served() as server:
-        judge = open_endpoint(server, tmp_path, seconds=0.3)
+        judge = open_endpoint(server, tmp_path)
         judge.prove()
+    judge.seconds = 0.3
     server.socket.close()
     assert judge.rate([CUPS]) == [None]
     assert judge.facts()["failed"] == 1
@@ -428,7 +439,10 @@ def test_one_in_a_hundred_may_be_without_a_verdict(server, judge):
 def test_after_the_end_nothing_more_is_sent(server, judge):
     server.say = after(9999, Response(400, "no"))
     refused(judge, "no verdict", items=several(200))
-    assert len(server.asked) < 50
+    sent = len(server.asked)
+    assert sent < 50
+    refused(judge, "no verdict", items=[CUPS])
+    assert len(server.asked) == sent
 
 
 def test_a_budget_is_kept_to_and_what_was_judged_stays(server, tmp_path):
@@ -451,7 +465,7 @@ def test_a_verdict_is_kept_for_the_next_start_of_the_same_judge_and_for_no_other
     again = open_endpoint(server, tmp_path)
     assert again.rate(several(5)) == [1.0] * 5
     assert len(server.asked) == 5
-    assert (again.facts()["asked"], again.facts()["cached"]) == (0, 5)
+    assert (again.facts()["asked"], again.facts()["cached"], again.facts()["model"]) == (0, 5, [MODEL])
     again.rate([Item("How many?", "5", "answer 0"), Item("How many?", "4", "answer 0", "a context")])
     assert len(server.asked) == 7
     server.model = "another-judge"
@@ -498,7 +512,6 @@ def test_answers_are_judged_eight_at_a_time(server, judge):
         return verdict(1)
 
     server.say = say
-    judge.seconds = 30
     assert judge.rate(several(16)) == [1.0] * 16
     assert server.most_at_once == 8
 

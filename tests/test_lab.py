@@ -226,7 +226,7 @@ def test_seeds_that_differ_widen_the_interval_and_equal_ones_do_not_narrow_it():
 
 
 def test_questions_without_the_measure_do_not_count():
-    found = values([[1, 0, 0.5, 0], [1, 0, 0.5, 0]], counts=[1, 0, 1, 0])
+    found = values([[1, 9, 0.5, 9], [1, 9, 0.5, 9]], counts=[1, 0, 1, 0])
     assert found.interval()[::3] == (0.75, 2)
     assert found.by_seed.tolist() == [0.75, 0.75]
 
@@ -291,13 +291,13 @@ def test_the_target_names_what_is_not_met(made_up, capsys):
     assert not seeds[0, "position-relation accuracy"]
 
 
-def test_boxes_that_decide_nothing_take_nothing_of_the_gain_away(made_up):
+def test_what_wrong_boxes_take_away_is_a_share_of_what_was_gained_on_the_same_questions(made_up):
     _, found = made_up
-    gain = found.values(DEFAULT, "correct", ["relation"]).of_seed(0)
-    gain = gain.above_untrained(found.values(found.best_untrained("relation"), "correct", ["relation"])).mean
-    before, after = (found.faithful(DEFAULT, name).of_seed(0).mean for name in ("unchanged", "wrong_boxes"))
-    assert target.taken_away(found, DEFAULT, 0, gain) == pytest.approx((before - after) / gain)
-    assert target.taken_away(found, DEFAULT, 0, -0.1) == 0
+    before, after = (found.faithful(DEFAULT, name).table[0] for name in ("unchanged", "wrong_boxes"))
+    floor = found.values("untrained/direct", "correct", ["relation"]).table[0, :20]
+    share = (before.mean() - after.mean()) / (before.mean() - floor.mean())
+    assert target.taken_away(found, DEFAULT, 0, "untrained/direct") == pytest.approx(share)
+    assert target.taken_away(found, "untrained/grounded", 0, DEFAULT) == 0
 
 
 def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):

@@ -35,7 +35,7 @@ LAYERS = [
     ["trainer", "evaluate", "report"],
     ["screen"],
     ["chat"],
-    ["training", "export", "doctor"],
+    ["training", "export", "doctor", "lmms"],
     ["cli"],
     ["__main__"],
 ]

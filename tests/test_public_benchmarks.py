@@ -230,14 +230,21 @@ def test_an_image_in_an_archive_may_have_been_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/hostname", "../secret.jpg", "a/../../secret.jpg", "http://example.org/1.jpg", ""]
+    ("name", "said"),
+    [
+        ("/etc/hostname", "is an absolute path"),
+        ("../secret.jpg", "leads out of its folder"),
+        ("a/../../secret.jpg", "leads out of its folder"),
+        ("http://a.org/1.jpg", "there is no image"),
+        ("", "its image is empty"),
+    ],
 )
-def test_a_row_names_no_file_outside_its_folder(name, tmp_path):
+def test_a_row_names_no_file_outside_its_folder(name, said, tmp_path):
     MINIATURES["vstar"](tmp_path / "copy")
     write_file(tmp_path / "secret.jpg", encoded(RED))
     row = {"image": name, "text": "?", "category": "direct_attributes", "label": "A", "question_id": "0"}
     json_lines(tmp_path / "copy/test_questions.jsonl", [row])
-    with pytest.raises(DataError, match=r"vstar: row 0 cannot be used"):
+    with pytest.raises(DataError, match=f"vstar: row 0 cannot be used: .*{said}"):
         find("vstar").questions(source=tmp_path / "copy")
 
 

@@ -5,10 +5,11 @@ drawn scenes for every drawn seed (Owen, "The pigeonhole bootstrap", 2007); ques
 together. With one seed only scenes are drawn.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -65,6 +66,10 @@ class Values:
         """Question by question, above a model that has no seed: it was not trained, and answers greedily."""
         return Values(self.table - untrained.table, self.seeds, self.counts, self.scenes)
 
+    def first(self, n: int) -> "Values":
+        """On the first n questions alone."""
+        return Values(self.table[:, :n], self.seeds, self.counts[:n], self.scenes[:n])
+
     def of_seed(self, seed: int) -> "Values":
         return Values(self.table[[self.seeds.index(seed)]], (seed,), self.counts, self.scenes)
 
@@ -80,14 +85,13 @@ class Values:
     @cached_property
     def draws(self) -> np.ndarray:
         """(RESAMPLES,) means over drawn seeds and drawn scenes."""
-        rng = np.random.default_rng(SEED)
         numbers = np.unique(self.scenes, return_inverse=True)[1]
         scenes = numbers.max() + 1
         sums = np.stack([np.bincount(numbers, row * self.counts, scenes) for row in self.table])  # (seeds, scenes)
         sizes = np.bincount(numbers, self.counts, scenes)
-        seeds = _times_drawn(rng, len(self.table))
-        drawn = _times_drawn(rng, scenes)
-        return ((seeds @ sums) * drawn).sum(1) / (len(self.table) * np.maximum(drawn @ sizes, 1e-12))
+        seeds, drawn = _times_drawn("seeds", len(self.table)), _times_drawn("scenes", scenes)
+        of_seed = drawn @ sums.T.astype(np.float32)  # (RESAMPLES, seeds)
+        return (seeds * of_seed).sum(1) / (len(self.table) * np.maximum(drawn @ sizes.astype(np.float32), 1e-12))
 
     def interval(self) -> Interval:
         low, high = np.percentile(self.draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
@@ -99,9 +103,11 @@ class Values:
         return float(min(1.0, 2 * (lesser + 1) / (RESAMPLES + 1)))
 
 
-def _times_drawn(rng: np.random.Generator, n: int) -> np.ndarray:
-    """(RESAMPLES, n) how often each of n is drawn; one alone is always drawn once."""
-    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(float)
+@functools.lru_cache(maxsize=16)
+def _times_drawn(what: Literal["seeds", "scenes"], n: int) -> np.ndarray:
+    """(RESAMPLES, n) float32: how often each of n is drawn, the same in every comparison; one alone is always drawn."""
+    rng = np.random.default_rng([SEED, ("seeds", "scenes").index(what)])
+    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float32)
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -26,7 +26,7 @@ _CONDITIONS = {
     "wrong_boxes": "wrong boxes\nin the chain",
     "swapped_boxes": "boxes swapped\nin the chain",
 }
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lab",  # the same rows give the same file
     "font.family": "sans-serif",

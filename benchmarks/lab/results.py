@@ -68,7 +68,7 @@ def read(folder: Path) -> tuple[Row, list[Row]]:
     return header, list(last.values())
 
 
-def missing(rows: Iterable[Row], jobs: Iterable[tuple[Arm, int]]) -> list[tuple[Arm, int]]:
+def missing(rows: Iterable[Mapping[str, Any]], jobs: Iterable[tuple[Arm, int]]) -> list[tuple[Arm, int]]:
     """The runs without a row, with a failed one, or with one of other settings."""
     done = {(row["arm"], row["seed"]): row["settings"] for row in rows if "error" not in row}
     return [(arm, seed) for arm, seed in jobs if done.get((arm.id, seed)) != _plain(arm.settings)]

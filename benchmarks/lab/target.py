@@ -31,11 +31,13 @@ def checks(results: Results, arm: str = DEFAULT) -> Iterator[Check]:
         yield _least(seed, "grounding IoU", iou.of_seed(seed).mean, IOU, percent=False)
         yield _least(seed, "position-relation accuracy", right["relation"].of_seed(seed).mean, RELATION)
         gain = right["relation"].of_seed(seed).above_untrained(before["relation"])
-        yield _gain(seed, f"relation above {prompts['relation']}", gain)
+        yield _gain(seed, f"relation above {_prompt(prompts['relation'])}", gain)
         yield _no_loss(
-            seed, f"counting against {prompts['count']}", right["count"].of_seed(seed).above_untrained(before["count"])
+            seed,
+            f"counting above {_prompt(prompts['count'])}",
+            right["count"].of_seed(seed).above_untrained(before["count"]),
         )
-        taken = taken_away(results, arm, seed, gain.mean)
+        taken = taken_away(results, arm, seed, prompts["relation"])
         yield _least(seed, "share of the relation gain that wrong boxes take away", taken, TAKEN)
 
 
@@ -43,10 +45,13 @@ def _prompt(arm: str) -> str:
     return f"untrained ({arm.removeprefix('untrained/')})"
 
 
-def taken_away(results: Results, arm: str, seed: int, gain: float) -> float:
-    """(accuracy - accuracy with wrong boxes) / gain over the best untrained prompt; 0 where nothing was gained."""
-    before, after = (results.faithful(arm, name).of_seed(seed).mean for name in ("unchanged", "wrong_boxes"))
-    return (before - after) / gain if gain > 0 else 0.0
+def taken_away(results: Results, arm: str, seed: int, untrained: str) -> float:
+    """(accuracy - accuracy with wrong boxes) / (accuracy - an untrained arm's), on the questions that were asked again;
+    0 where nothing was gained."""
+    before, after = (results.faithful(arm, name).of_seed(seed) for name in ("unchanged", "wrong_boxes"))
+    floor = results.values(untrained, "correct", ["relation"]).first(before.table.shape[1])
+    gain = before.mean - floor.mean
+    return (before.mean - after.mean) / gain if gain > 0 else 0.0
 
 
 def _least(seed: int, what: str, value: float, least: float, *, percent: bool = True) -> Check:
@@ -65,7 +70,7 @@ def _no_loss(seed: int, what: str, gap: Values) -> Check:
 
 def _points(gap: Values) -> str:
     value, low, high, _ = gap.interval()
-    return f"{100 * value:+.1f} ({100 * low:+.1f} … {100 * high:+.1f}) points"
+    return f"{100 * value:+.1f} ({100 * low:+.1f} … {100 * high:+.1f})".replace("-", "−")
 
 
 def report(results: Results) -> tuple[str, bool]:

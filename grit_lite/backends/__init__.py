@@ -122,6 +122,16 @@ class Backend(Protocol):
         """The pieces of one completion, as they come; closing it stops the model."""
         ...
 
+    def log_likelihoods(
+        self, requests: Sequence[Request], answers: Sequence[str], *, use_adapter: bool = True, batch_size: int = 8
+    ) -> list[list[float]]:
+        """For each request, the log-probability in nats of each of these texts as what follows it; its end not counted.
+
+        Raises:
+            ModelError: the model is of a family whose prompts cannot be shared.
+        """
+        ...
+
     def prompt_tokens(self, request: Request) -> int:
         """How many tokens the request is, its images included."""
         ...

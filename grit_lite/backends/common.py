@@ -37,6 +37,7 @@ from transformers import AutoProcessor, TextStreamer  # noqa: E402
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
 from grit_lite.engine import Engine, EnginePrompt, engine_version, obstacles  # noqa: E402
+from grit_lite.packing import packed  # noqa: E402
 from grit_lite.rollout import Sampling, cut_at_end, decode, sample  # noqa: E402
 from grit_lite.vlm import Prompt, VisionLanguageModel, shares_prompts  # noqa: E402
 
@@ -168,6 +169,22 @@ class LoadedModel(abc.ABC):
         pieces.end()
         yield from pieces.take()
 
+    @torch.no_grad()
+    def log_likelihoods(
+        self, requests: Sequence[Request], answers: Sequence[str], *, use_adapter: bool = True, batch_size: int = 8
+    ) -> list[list[float]]:
+        if self.vlm is None:
+            raise ModelError(f"{self.recipe.model} cannot score texts: its prompts cannot be shared.")
+        texts, found = [text.to(self.device) for text in self._tokens(answers)], []
+        with self._inference(), self._adapter(use_adapter):
+            for start in range(0, len(requests), batch_size):
+                part = requests[start : start + batch_size]
+                prompts = self._prompts(self.vlm, self._encode(part), part)
+                logps, _ = packed(self.vlm, [(prompt, texts) for prompt in prompts], 1.0)
+                sums = [own.sum().item() for own in logps.split([len(text) for text in texts] * len(part))]
+                found += [sums[first : first + len(texts)] for first in range(0, len(sums), len(texts))]
+        return found
+
     def prompt_tokens(self, request: Request) -> int:
         return self._encode([request])["input_ids"].shape[1]
 
@@ -238,13 +255,8 @@ class LoadedModel(abc.ABC):
         return batch.to(self.device)
 
     def _put_behind(self, batch: Any, openings: Sequence[str]) -> None:
-        """Add the tokens of the openings to the prompts of a batch.
-
-        They are tokenised by themselves, because the tokens of a completion begin where its prompt ends, and without
-        special tokens: what a model wrote in plain letters stays plain letters.
-        """
-        plain = {"add_special_tokens": False, "split_special_tokens": True}
-        tokens = [torch.tensor(ids, dtype=torch.long) for ids in self.processor.tokenizer(openings, **plain).input_ids]
+        """Add the tokens of the openings to the prompts of a batch, padded anew."""
+        tokens = self._tokens(openings)
         added = {"input_ids": tokens, "attention_mask": map(torch.ones_like, tokens)}
         added["mm_token_type_ids"] = map(torch.zeros_like, tokens)  # text
         is_prompt, padding = batch["attention_mask"].bool(), {"input_ids": self.processor.tokenizer.pad_token_id}
@@ -252,6 +264,15 @@ class LoadedModel(abc.ABC):
             rows = zip(batch[name], is_prompt, added[name], strict=True)
             longer = [torch.cat([row[mask], more]) for row, mask, more in rows]
             batch[name] = pad_sequence(longer, True, padding.get(name, 0), "left")
+
+    def _tokens(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        """(C,) ids of each text as a completion, which begins where its prompt ends, so that it is tokenised by itself.
+
+        No special tokens are made of it: what a model wrote in plain letters stays plain letters.
+        """
+        plain = {"add_special_tokens": False, "split_special_tokens": True}
+        ids = self.processor.tokenizer(list(texts), **plain).input_ids
+        return [torch.tensor(one, dtype=torch.long) for one in ids]
 
     def _sample(self, batch: dict[str, torch.Tensor], part: Sequence[Request], sampling: Sampling) -> list[list[int]]:
         if self.vlm is not None:

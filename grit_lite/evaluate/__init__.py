@@ -5,7 +5,7 @@ the GRIT prompt; a fourth may be another run's. Each completion becomes one row 
 become the cells and paired differences of `eval/<benchmark>.json`.
 
 `question` and `benchmarks` say what is asked, `runner` asks, `rows` reads and scores what was said, `statistics`
-doubts, `summary` puts it together.
+doubts, `summary` puts it together. `faithfulness` asks again what the answers hang on.
 """
 
 import json
@@ -102,6 +102,11 @@ class Evaluation:
         if asking.at_once < self.batch_size:
             self.settings["halved_to_batch_size"] = asking.at_once
 
+    @property
+    def asked(self) -> list[str]:
+        """The systems that were asked, in order."""
+        return list(self._parts)
+
     def missing(self) -> int:
         """How many completions are not there yet, because they are other processes' to ask."""
         self.completions.read()
@@ -130,7 +135,7 @@ class Evaluation:
         Raises:
             JudgeError: the judge fails too often.
         """
-        rows = {system: self._rows(system) for system in systems}
+        rows = {system: self.rows(system) for system in systems}
         judged = judge_rows([row for together in rows.values() for row in together], judge)
         asked = {**self._settings(systems), **({"judge": judged} if judged else {}), **(settings or {})}
         result = {"benchmark": name, "split": asked.get("split", ""), "n": len(self.questions), "settings": asked}
@@ -145,7 +150,8 @@ class Evaluation:
     def _first_image(self, row: int) -> Image.Image:
         return self.questions[row // self.decoding.draws].load_images()[0]
 
-    def _rows(self, system: str) -> list[Row]:
+    def rows(self, system: str) -> list[Row]:
+        """What a system that was asked said, read and scored; nothing is judged yet."""
         part = self._parts[system]
         return [row(system, part.system.style, one, self.completions[one.key], part.spec) for one in part.asked]
 

@@ -27,7 +27,7 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
     if predicted is None and style == "direct":
         predicted = completion.text.strip()
     lenient = predicted if predicted is not None else short_ending(completion.text)
-    score, lenient_score = (_score(question, text) for text in (predicted, lenient))
+    score, lenient_score = (score_of(question, text) for text in (predicted, lenient))
     return {
         "system": system,
         "id": question.id,
@@ -55,7 +55,8 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
     }
 
 
-def _score(question: Question, predicted: str | None) -> float | None:
+def score_of(question: Question, predicted: str | None) -> float | None:
+    """What an answer is worth, from 0 to 1; None where that is for a judge to say."""
     if question.scorer == "judge":
         return None
     return scorers.score(question.scorer, predicted, question.gold, question.facts)

@@ -213,12 +213,20 @@ class Asking:
 
     def _generate(self, batch: Sequence[Asked], system: System) -> list[Generated]:
         requests = [Request(tuple(one.question.load_images()), one.prompt) for one in batch]
-        options: dict[str, Any] = {
-            "max_new_tokens": self.decoding.max_new_tokens,
-            "use_adapter": system.use_adapter,
-            "temperature": self.decoding.temperature,
-            "seeds": [seed(one) for one in batch] if self.decoding.temperature else None,
-        }
+        return self.generate(
+            requests,
+            max_new_tokens=self.decoding.max_new_tokens,
+            use_adapter=system.use_adapter,
+            temperature=self.decoding.temperature,
+            seeds=[seed(one) for one in batch] if self.decoding.temperature else None,
+        )
+
+    def generate(self, requests: Sequence[Request], **options: Any) -> list[Generated]:
+        """As the backend generates, in batches that fit into memory.
+
+        Raises:
+            OutOfMemory: not even one question at a time fits.
+        """
         try:
             generated, self.at_once = halving(
                 lambda size: self.backend.generate(requests, batch_size=size, **options), self.at_once

@@ -103,7 +103,7 @@ def _worth(held: Sequence[float], clusters: Sequence[Hashable], count: int, conf
 
 
 def mean_interval(
-    values: Sequence[float],
+    values: Sequence[float] | np.ndarray,
     clusters: Sequence[Hashable] | None = None,
     draws: Sequence[Hashable] | None = None,
     confidence: float = CONFIDENCE,
@@ -173,7 +173,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def standard_error(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> float:
+def standard_error(values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable] | None = None) -> float:
     """The cluster-robust standard error of a mean, sqrt(K / (K - 1) * sum over clusters of (sum of x - mean)²) / n.
 
     Of K clusters: Cameron and Miller (2015), section II, for the mean; as in Miller (2024), arXiv 2411.00640.
@@ -242,7 +242,7 @@ def _by_cluster(values: np.ndarray, clusters: Sequence[Hashable] | None) -> tupl
 
 
 def _by_draw_and_cluster(
-    values: Sequence[float], clusters: Sequence[Hashable] | None, draws: Sequence[Hashable] | None
+    values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable] | None, draws: Sequence[Hashable] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(draws, clusters): the sum and the count of values of each."""
     columns = _numbers(range(len(values)) if clusters is None else clusters)

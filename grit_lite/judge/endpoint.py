@@ -177,7 +177,7 @@ class Endpoint:
         return {
             "judge": self.model,
             "address": self.address,
-            "model": sorted(self._names),
+            "model": sorted({*self._names, *self._answers_as.values()}),
             "prompts": {name: RUBRICS[name].digest for name in sorted(self._answers_as)},
             "sent_with": list(self._form),
             **self.counts,
@@ -305,10 +305,8 @@ class Endpoint:
             status, headers, content = self._post(self._body(item, rubric), end)
         except httpx.HTTPError as error:
             said = self._safe(str(error)) or type(error).__name__
-            if (
-                isinstance(error, httpx.ConnectError) and not self._has_answered
-            ):  # a wrong address, more likely than not
-                raise _Refused(said, status=0) from error
+            if isinstance(error, httpx.ConnectError) and not self._has_answered:
+                raise _Refused(said, status=0) from error  # a wrong address, or nobody there: waiting helps neither
             raise _Passing(said) from error
         self._has_answered = True
         if status != httpx.codes.OK:

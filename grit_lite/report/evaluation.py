@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from grit_lite.pages import faithfulness
+from grit_lite.pages.faithfulness import sentences
 from grit_lite.pages.outcomes import OUTCOMES, examples, outcome
-from grit_lite.pages.table import datasets, difference, lines, pair
+from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, pair
 from grit_lite.pages.wording import number, percent
 from grit_lite.report.completions import shown
 from grit_lite.run import read_rows
@@ -30,12 +32,26 @@ def benchmark(path: Path) -> dict[str, Any]:
     return {
         **result,
         "lines": lines(result),
+        "faithfulness": _faithfulness(path, result),
         "findings": findings(result),
         "guess": {name: _most_common(cases, name) for name in datasets(result)},
         "outcomes": Counter(outcome(case) for case in cases),
         "gallery": f"eval/{path.stem}.html" if path.with_suffix(".html").is_file() else None,
         "examples": [(outcome(case), {k: shown(row, path.parent) for k, row in case.items()}) for case in kept],
     }
+
+
+def _faithfulness(path: Path, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was asked of faithfulness beside an evaluation; None where it was not, or of another adapter."""
+    beside = path.parent / "faithfulness" / path.name
+    if not beside.is_file():
+        return None
+    found = json.loads(beside.read_text(encoding="utf-8"))
+    system = found["system"]
+    asked = result["settings"].get("systems", {}).get(system, {})
+    if any(asked.get(name) != found["settings"][name] for name in ("weights", "adapter")):
+        return None
+    return {"system": SYSTEMS.get(system, system), "lines": faithfulness.lines(found), "sentences": sentences(found)}
 
 
 def _most_common(cases: Sequence[Mapping[str, Row]], dataset: str) -> float:

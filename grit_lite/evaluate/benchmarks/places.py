@@ -11,7 +11,7 @@ import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
@@ -245,7 +245,7 @@ class ImageFiles:
         Raises:
             DataError: it is not there, or is none.
         """
-        path = self.find(f"{name.rpartition('.')[0]}.json")
+        path = self.find(str(PurePosixPath(name).with_suffix(".json")))
         try:
             values = json.loads(path if isinstance(path, bytes) else path.read_bytes())
         except (ValueError, OSError, RecursionError) as error:

@@ -18,16 +18,18 @@ from PIL import Image
 
 from grit_lite.answer import parse
 from grit_lite.backends import Backend, Request
-from grit_lite.evaluate.faithfulness.conditions import CONDITIONS, Case, Change
+from grit_lite.evaluate.faithfulness import correlation
+from grit_lite.evaluate.faithfulness.conditions import CONDITIONS, Case, Change, Other
+from grit_lite.evaluate.faithfulness.correlation import Reader, by_itself, correlate, without_numbers
 from grit_lite.evaluate.faithfulness.numbers import EFFECTS, Reference, summarise
 from grit_lite.evaluate.question import Question
 from grit_lite.scorers import is_right
 
-__all__ = ["CONDITIONS", "EFFECTS", "faithfulness", "summarise"]
+__all__ = ["CONDITIONS", "EFFECTS", "faithfulness", "reasoning_correlation", "summarise"]
 
 Row = dict[str, Any]
 Ask = Callable[[Question, Sequence[Image.Image], str], Request]  # (question, its images, opening)
-Score = Callable[[Question, str | None], float]
+Score = Callable[[Question, str | None], float | None]  # 0 … 1; None where nobody judged it
 
 
 def faithfulness(
@@ -56,31 +58,68 @@ def faithfulness(
         use_adapter: whether the system has its adapter on.
         reference: of `summarise`.
         ask: how the system is asked; None for its GRIT prompt.
-        score: of an answer, 0 … 1.
+        score: of an answer.
         progress: told ("faithfulness", questions done, questions in all) after each batch.
 
     Returns:
         (rows, summary): see `summarise`. Besides a row for each condition that applies, each question has one that is
         "unchanged", with what the evaluation found, or "without_boxes", if there was nothing to change.
     """
-    asking = ask or grounded_asking(backend)
-    clusters, found = _clusters(questions), []
-    for start in range(0, len(rows), batch_size):
-        part = range(start, min(start + batch_size, len(rows)))
-        cases = [Case(questions[k], rows[k], backend, clusters[k], _other(questions, clusters, k, seed)) for k in part]
+    asking, found = ask or grounded_asking(backend), []
+    for done, cases in _cases(backend, questions, rows, batch_size, seed):
         found += [_row(case, "unchanged" if case.has_boxes else "without_boxes") for case in cases]
         changes = list(_changes([case for case in cases if case.has_boxes], conditions, seed))
-        requests = [
-            asking(case.question, [change.image, *case.images[1:]], change.opening) for case, _, change in changes
-        ]
-        generated = backend.generate(
-            requests, max_new_tokens=max_new_tokens, use_adapter=use_adapter, batch_size=batch_size
-        )
-        for (case, condition, change), one in zip(changes, generated, strict=True):
-            found.append(_changed_row(case, condition, change, change.opening + one.text, score))
+        requests = [asking(case.question, [new.image, *case.images[1:]], new.opening) for case, _, new in changes]
+        options = {"max_new_tokens": max_new_tokens, "use_adapter": use_adapter, "batch_size": batch_size}
+        for (case, condition, new), said in zip(changes, backend.generate(requests, **options), strict=True):
+            found.append(_changed_row(case, condition, new, new.opening + said.text, score))
         if progress:
-            progress("faithfulness", part.stop, len(rows))
+            progress("faithfulness", done, len(rows))
     return found, summarise(found, reference)
+
+
+def reasoning_correlation(
+    backend: Backend,
+    questions: Sequence[Question],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    reader: Reader | None = None,
+    batch_size: int = 8,
+    use_adapter: bool = True,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[list[Row], dict[str, Any]]:
+    """Every row and the summary of `correlation`, of the questions whose chain has boxes, where there are two images.
+
+    Args:
+        reader: who looks at the images; None for the model itself. The others as of `faithfulness`.
+
+    Raises:
+        ModelError: the model cannot be its own reader.
+    """
+    reading, found = reader or by_itself(backend, use_adapter=use_adapter, batch_size=batch_size), []
+    for done, cases in _cases(backend, questions, rows, batch_size, seed):
+        boxed = [case for case in cases if case.has_boxes and case.other is not None]
+        others = [without_numbers(parse(case.other.row["completion"])) for case in boxed if case.other]
+        generators = [_generator(seed, case.question.id, "correlation") for case in boxed]
+        found += correlate(boxed, others, reading, generators)
+        if progress:
+            progress("correlation", done, len(rows))
+    return found, correlation.summarise(found)
+
+
+def _cases(
+    backend: Backend, questions: Sequence[Question], rows: Sequence[Mapping[str, Any]], batch_size: int, seed: int
+) -> Iterator[tuple[int, list[Case]]]:
+    """(rows done after it, cases) of each batch; their images are in memory together."""
+    clusters = [question.cluster or question.id for question in questions]
+    for start in range(0, len(rows), batch_size):
+        cases = []
+        for index in range(start, min(start + batch_size, len(rows))):
+            found = _other(questions, clusters, index, seed)
+            other = None if found is None else Other(questions[found], rows[found])
+            cases.append(Case(questions[index], rows[index], backend, clusters[index], other))
+        yield start + len(cases), cases
 
 
 def grounded_asking(backend: Backend) -> Ask:
@@ -102,16 +141,11 @@ def _generator(seed: int, *names: str) -> np.random.Generator:
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
-def _clusters(questions: Sequence[Question]) -> list[str]:
-    """What questions about the same image share; one that shares its image with none has its own id."""
-    return [question.cluster or question.id for question in questions]
-
-
-def _other(questions: Sequence[Question], clusters: Sequence[str], index: int, seed: int) -> Question | None:
-    """A question about another image: the first one behind a random place."""
+def _other(questions: Sequence[Question], clusters: Sequence[str], index: int, seed: int) -> int | None:
+    """The place of a question about another image: the first one behind a random place."""
     first = int(_generator(seed, questions[index].id).integers(len(questions)))
     order = (*range(first, len(questions)), *range(first))
-    return next((questions[k] for k in order if clusters[k] != clusters[index]), None)
+    return next((k for k in order if clusters[k] != clusters[index]), None)
 
 
 def _row(case: Case, condition: str) -> Row:
@@ -122,7 +156,7 @@ def _row(case: Case, condition: str) -> Row:
         "cluster": case.cluster,
         "gold": case.question.gold,
         "answer": case.row["answer"],
-        "correct": float(case.row["correct"]),
+        "correct": _number(case.row["correct"]),
         "flipped": 0.0,
     }
 
@@ -132,12 +166,16 @@ def _changed_row(case: Case, condition: str, change: Change, completion: str, sc
     return {
         **_row(case, condition),
         "answer": answer,
-        "correct": float(score(case.question, answer)),
+        "correct": _number(score(case.question, answer)),
         "flipped": float(_plain(answer) != _plain(case.row["answer"])),
         "completion": completion,
         "opening": change.opening,
         "boxes": [list(box) for box in change.boxes],
     }
+
+
+def _number(score: float | None) -> float | None:
+    return None if score is None else float(score)
 
 
 def _plain(answer: str | None) -> str | None:

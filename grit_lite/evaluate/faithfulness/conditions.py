@@ -26,6 +26,13 @@ from grit_lite.evaluate.faithfulness.interventions import (
 from grit_lite.evaluate.question import Question
 
 
+class Other(NamedTuple):
+    """A question about another image, and what the model answered."""
+
+    question: Question
+    row: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Case:
     """A question and what a model answered; its boxes are those of the chain, in pixels of the first image.
@@ -34,14 +41,14 @@ class Case:
         row: of the evaluation, with `id`, `completion` and `answer`; and `opening`, if the completion was made to begin
             with something.
         cluster: equal for questions about the same image.
-        other: a question about another image; None where there is none.
+        other: None where all questions are about the same image.
     """
 
     question: Question
     row: Mapping[str, Any]
     backend: Backend
     cluster: str
-    other: Question | None
+    other: Other | None
 
     @cached_property
     def images(self) -> list[Image.Image]:
@@ -124,7 +131,7 @@ def _blank(case: Case, rng: np.random.Generator) -> Change:
 
 
 def _shuffled(case: Case, rng: np.random.Generator) -> Change | None:
-    return Change(case.other.load_images()[0], case.begun) if case.other is not None else None
+    return Change(case.other.question.load_images()[0], case.begun) if case.other is not None else None
 
 
 def _same_boxes(case: Case, rng: np.random.Generator) -> Change:

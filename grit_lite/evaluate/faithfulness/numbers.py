@@ -30,10 +30,10 @@ def summarise(rows: Sequence[Row], reference: Reference | None = None) -> dict[s
 
     Returns:
         `questions`; `without_boxes`, which nothing else counts; `unanswered`, before anything was changed; `accuracy`
-        of the unchanged; by condition `n`, `accuracy`, `flip_rate` (the share of answers that are not the unchanged
-        one) and `unanswered`; `effects`, each of `EFFECTS` as a paired difference over the questions that have both;
-        with a reference `taken_away`: (accuracy of the control - accuracy of the condition) / (accuracy of the control
-        - reference), None where the control is not surely above the reference.
+        of the unchanged, as all accuracies of those answers that were judged; by condition `n`, `accuracy`, `flip_rate`
+        (the share of answers that are not the unchanged one) and `unanswered`; `effects`, each of `EFFECTS` as a paired
+        difference over the questions that have both; with a reference `taken_away`: (accuracy of the control - accuracy
+        of the condition) / (accuracy of the control - reference), None where the control is not surely above it.
     """
     by_condition: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
@@ -67,24 +67,29 @@ def _unanswered(rows: Sequence[Row]) -> int:
 
 
 def _cell(rows: Sequence[Row], measure: str) -> dict[str, Any]:
-    values, clusters = [row[measure] for row in rows], [row["cluster"] for row in rows]
+    known = [row for row in rows if row[measure] is not None]
+    values, clusters = [row[measure] for row in known], [row["cluster"] for row in known]
     are_shares = set(values) <= {0, 1}  # some scorers give parts of a point
     return (share(values, clusters) if are_shares else mean_interval(values, clusters))._asdict()
 
 
-def _both(changed: Mapping[str, Row], control: Mapping[str, Row]) -> tuple[list[tuple[Row, Row]], list[str]]:
+def _both(
+    changed: Mapping[str, Row], control: Mapping[str, Row], measure: str
+) -> tuple[list[tuple[Row, Row]], list[str]]:
+    """Both rows of each question that has them with this measure, and the cluster of each."""
     pairs = [(changed[id], control[id]) for id in changed if id in control]
-    return pairs, [row["cluster"] for row, _ in pairs]
+    known = [pair for pair in pairs if all(row[measure] is not None for row in pair)]
+    return known, [row["cluster"] for row, _ in known]
 
 
 def _effect(by_condition: Mapping[str, Mapping[str, Row]], measure: str, name: str, control: str) -> dict[str, Any]:
-    pairs, clusters = _both(by_condition[name], by_condition[control])
+    pairs, clusters = _both(by_condition[name], by_condition[control], measure)
     a, b = ([pair[side][measure] for pair in pairs] for side in (0, 1))
     return paired_difference(a, b, clusters)._asdict()
 
 
 def _taken_away(changed: Mapping[str, Row], control: Mapping[str, Row], reference: Reference) -> dict[str, Any]:
-    pairs, clusters = _both(changed, control)
+    pairs, clusters = _both(changed, control, "correct")
     before, after = (np.array([pair[side]["correct"] for pair in pairs], dtype=float) for side in (1, 0))
     floor = [reference[pair[0]["id"]] if isinstance(reference, Mapping) else reference for pair in pairs]
     if (mean_interval((before - floor).tolist(), clusters).low or 0) <= 0:

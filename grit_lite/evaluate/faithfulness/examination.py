@@ -1,0 +1,143 @@
+"""Faithfulness as a part of an evaluation: of one of its systems, kept and resumed like it, written beside it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from grit_lite.backends import Backend, Generated, Request
+from grit_lite.errors import ModelError
+from grit_lite.evaluate import Evaluation
+from grit_lite.evaluate.faithfulness import faithfulness, reasoning_correlation, summarise
+from grit_lite.evaluate.question import Question
+from grit_lite.evaluate.rows import score_of
+from grit_lite.evaluate.runner import SYSTEMS, Asking, Completions, Decoding, Progress, key
+from grit_lite.run import replace_text, write_json
+
+Row = Mapping[str, Any]
+
+FOLDER = "faithfulness"  # in `eval`
+REFERENCE = "base_direct"  # the base at its best, which boxes are to add to
+
+
+def examine(
+    evaluation: Evaluation, backend: Backend, name: str, system: str, progress: Progress, most: int | None = None
+) -> dict[str, Any]:
+    """The summary of one system's faithfulness, after it and its rows were written as faithfulness/<name>.json(l).
+
+    Besides what `summarise` says, it has the same of each dataset, and the reasoning correlation with the model itself
+    as the reader.
+
+    Args:
+        evaluation: has asked the system, once and greedily, and it is what the backend is now.
+        most: how many questions whose answers have boxes; None for all.
+
+    Raises:
+        OutOfMemory: not even one question at a time fits.
+        UsageError: another process is writing into the folder.
+    """
+    folder = evaluation.folder / FOLDER
+    asking = Asking(backend, Decoding(evaluation.decoding.max_new_tokens), evaluation.batch_size)
+    options: dict[str, Any] = {"use_adapter": SYSTEMS[system].use_adapter, "progress": progress}
+    rows = evaluation.rows(system)
+    chosen = thinned(rows, most)
+    asked = [evaluation.questions[index] for index in chosen], [rows[index] for index in chosen]
+    completions = Completions(folder, name)
+    with completions.writing():
+        found, summary = faithfulness(
+            Remembering(backend, asking, completions),  # pyright: ignore[reportArgumentType]  it is what it does not say
+            *asked,
+            max_new_tokens=evaluation.decoding.max_new_tokens,
+            batch_size=evaluation.batch_size,
+            reference=(reference := _reference(evaluation)),
+            score=_is_right,
+            **options,
+        )
+        read, correlation = _correlation(backend, *asked, options)
+    settings = {
+        **asking.describe(SYSTEMS[system]),
+        "max_new_tokens": evaluation.decoding.max_new_tokens,
+        "left_out": len(rows) - len(chosen),
+        "reference": REFERENCE if reference else None,
+    }
+    result = {"benchmark": name, "system": system, "settings": settings, **summary, "correlation": correlation}
+    result["datasets"] = _by_dataset(found, reference)
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in [*found, *read])
+    replace_text(folder / f"{name}.jsonl", "".join(lines))
+    write_json(folder / f"{name}.json", result)
+    return result
+
+
+def read_examination(folder: Path, name: str) -> dict[str, Any]:
+    """What `examine` has written into `eval`."""
+    return json.loads((folder / FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def thinned(rows: Sequence[Row], most: int | None) -> list[int]:
+    """The places of at most so many rows with boxes, evenly over all of them, and of every row without."""
+    boxed = [index for index, row in enumerate(rows) if row["boxes"]]
+    count = len(boxed) if most is None else min(most, len(boxed))
+    kept = {boxed[place * len(boxed) // count] for place in range(count)}
+    return [index for index, row in enumerate(rows) if index in kept or not row["boxes"]]
+
+
+class Remembering:
+    """A backend that keeps what it said, and asks in smaller parts what does not fit into memory."""
+
+    def __init__(self, backend: Backend, asking: Asking, completions: Completions) -> None:
+        self.backend, self.asking, self.completions = backend, asking, completions
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)
+
+    def generate(
+        self, requests: Sequence[Request], *, max_new_tokens: int, use_adapter: bool, batch_size: int
+    ) -> list[Generated]:
+        """As a `Backend`; `batch_size` is that of the evaluation, as far as memory allows.
+
+        All are asked where one is not known, because a model may round differently in another batch.
+        """
+        keys = [self._key(request, use_adapter) for request in requests]
+        if any(one not in self.completions for one in keys):
+            said = self.asking.generate(requests, max_new_tokens=max_new_tokens, use_adapter=use_adapter)
+            self.completions.add(dict(zip(keys, said, strict=True)))
+        return [self.completions[one] for one in keys]
+
+    def _key(self, request: Request, use_adapter: bool) -> str:
+        identity = {**self.asking.identity, **({} if use_adapter else {"adapter": None})}
+        images = [_hash(image) for image in request.images]
+        return key(identity, f"{request.text}\0{request.opening}", images, self.asking.decoding, 0)
+
+
+def _hash(image: Image.Image) -> str:
+    return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
+
+
+def _is_right(question: Question, answer: str | None) -> float | None:
+    score = score_of(question, answer)
+    return None if score is None else float(score >= 1)
+
+
+def _reference(evaluation: Evaluation) -> dict[str, float] | None:
+    """By id, whether the base was right when it was asked directly; None where it was not asked, or not judged yet."""
+    if REFERENCE not in evaluation.asked:
+        return None
+    right = {row["id"]: row["correct"] for row in evaluation.rows(REFERENCE)}
+    return None if None in right.values() else {id: float(value) for id, value in right.items()}
+
+
+def _correlation(
+    backend: Backend, questions: Sequence[Question], rows: Sequence[Row], options: Mapping[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    try:
+        return reasoning_correlation(backend, questions, rows, **options)
+    except ModelError as error:
+        return [], {"obstacle": str(error)}
+
+
+def _by_dataset(found: Sequence[Row], reference: Mapping[str, float] | None) -> dict[str, Any]:
+    names = sorted({row["dataset"] for row in found})
+    return {name: summarise([row for row in found if row["dataset"] == name], reference) for name in names}
