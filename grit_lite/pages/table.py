@@ -32,11 +32,18 @@ _MEASURES = {
     "valid_format": ("Valid format", "every tag once, in order, with text in it"),
     "union_iou": ("Box overlap", "union IoU of the reasoning’s boxes and the evidence"),
     "f1": ("Boxes found", "F1 at IoU 0.5, matched one to one"),
+    "matched_iou": ("Box overlap, matched", "mean IoU of boxes matched one to one"),
+    "union_iou_unscaled": ("Box overlap, unscaled", "union IoU as the paper’s script has it"),
+    "n_boxes": ("Boxes", "per completion"),
+    "without_box": ("Without a box", "of all completions"),
+    "off_image_rate": ("Off the image", "of the boxes of a completion"),
     "tokens": ("Tokens", "per completion"),
 }
-_SHARES = ("accuracy", "accuracy_lenient", "valid_format")  # in percent
+_SHARES = ("accuracy", "accuracy_lenient", "valid_format", "without_box", "off_image_rate")  # in percent
 _DECIMALS = {"tokens": 0}  # the others have two
-_NOT_ASKED_DIRECTLY = ("valid_format", "union_iou", "f1")  # a direct question asks for no tags and no boxes
+# A direct question asks for no tags and no boxes.
+_BOXES = ("union_iou", "f1", "matched_iou", "union_iou_unscaled", "n_boxes", "without_box", "off_image_rate")
+_NOT_ASKED_DIRECTLY = ("valid_format", *_BOXES)
 
 
 def lines(result: Mapping[str, Any]) -> list[Line]:

@@ -15,9 +15,17 @@ from grit_lite.pages.completions import FAR, Piece, drawable, pieces
 Row = Mapping[str, Any]
 
 TEXT_LIMIT = 2_000  # characters of a question, an answer or a name; a completion has its own limit
-_LABELS = {"union_iou": "union IoU", "f1": "F1@0.5", "tokens": "tokens"}
+_LABELS = {
+    "union_iou": "union IoU",
+    "union_iou_unscaled": "unscaled",
+    "f1": "F1@0.5",
+    "matched_iou": "matched IoU",
+    "n_boxes": "boxes",
+    "off_image_rate": "off the image",
+    "disordered_rate": "corners out of order",
+}
 # Numbers of a row that say the same as its verdict, or nothing to a reader.
-_NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score")
+_NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score", "draw")
 
 
 def together(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:

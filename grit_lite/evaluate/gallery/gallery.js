@@ -132,7 +132,7 @@
 
   function scores(row) {
     const items = row.scores.map(([name, value]) => {
-      return el("div", {}, el("dt", {}, name), el("dd", {}, name === "tokens" ? String(value) : value.toFixed(2)));
+      return el("div", {}, el("dt", {}, name), el("dd", {}, ["tokens", "boxes"].includes(name) ? String(value) : value.toFixed(2)));
     });
     const flags = [row.valid ? "valid format" : "format invalid", ...(row.cut ? ["cut off"] : [])];
     return el("dl", { class: "scores" }, ...items, ...flags.map((flag) => el("div", {}, el("dt", {}, flag))));
