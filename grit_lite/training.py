@@ -517,6 +517,7 @@ def evaluate_model(
         number = stop.signal_number or signal.SIGINT
         said = f"Stopped by {signal.Signals(number).name}. What was asked is kept: the same command goes on from there."
         raise processes.known_to_all(Stopped(said, number)) from None
+    processes.part()
     if not processes.is_first():
         return []
     if any(begun.evaluation.missing() for begun in evaluations):

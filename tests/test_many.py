@@ -1,6 +1,7 @@
 """One run in two real processes (gloo, on a CPU) is the run of one: samples, updates, folder, stop and resume."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,3 +297,22 @@ def test_a_vllm_server_that_does_not_answer_is_named_with_the_command_that_start
         server_explained(PlainBackend(SERVED), SERVED),
     ):
         raise ConnectionRefusedError("refused")
+
+
+def test_an_evaluation_is_divided_and_put_together_again(alone, tmp_path):
+    one, several = tmp_path / "one", tmp_path / "several"
+    for folder in (one, several):
+        shutil.copytree(alone, folder)
+    options = ["--questions", "8", "--batch-size", "3"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["grit-lite", "eval", str(one), *options])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert not end.value.code
+    done = launch("eval", several, *options)
+    assert done.returncode == 0, done.stderr
+    for name in ("shapes.json", "shapes.jsonl"):
+        assert (several / "eval" / name).read_bytes() == (one / "eval" / name).read_bytes()
+    parts = [rows_of(several / "eval", f"shapes.completions.{part}of2.jsonl") for part in (1, 2)]
+    assert [len(part) for part in parts] == [15, 9]
+    assert done.stdout.count("shapes: 8 questions") == 1
