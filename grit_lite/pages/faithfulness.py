@@ -42,7 +42,7 @@ def lines(result: Result) -> list[Line]:
     found = [Line(UNCHANGED, False, asked, _cell(result["accuracy"]), ("–", ""), ("–", ""))]
     datasets = result["datasets"] if len(result["datasets"]) > 1 else {}
     for name in result["conditions"]:
-        found.append(_line(LABELS.get(name, name.replace("_", " ")), False, result, name))
+        found.append(_line(LABELS[name], False, result, name))
         parts = {dataset: one for dataset, one in datasets.items() if name in _EFFECTS and name in one["conditions"]}
         found += [_line(dataset, True, one, name) for dataset, one in parts.items()]
     return found
