@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
+from typer.testing import CliRunner
 
 from grit_lite.answer import number_spans, parse
 from grit_lite.backends import Generated, Request, open_backend
 from grit_lite.boxes import Box, draw, iou
+from grit_lite.cli import app
 from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation, Shard
 from grit_lite.evaluate.faithfulness import CONDITIONS, faithfulness, reasoning_correlation, summarise
@@ -37,14 +39,15 @@ from grit_lite.evaluate.faithfulness.interventions import (
 from grit_lite.evaluate.faithfulness.table import table
 from grit_lite.evaluate.question import from_triplet
 from grit_lite.evaluate.runner import Asking
-from grit_lite.pages.faithfulness import LABELS, sentences
+from grit_lite.pages.faithfulness import LABELS, lines, sentences
 from grit_lite.recipe import load_recipe
 from grit_lite.report.evaluation import benchmark as report_on
-from grit_lite.run import read_rows
+from grit_lite.run import Run, read_rows
 from grit_lite.scorers import is_right
+from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.measure import chain_opening
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import Wish
+from grit_lite.training import Wish, save_adapter
 from grit_lite.triplets import from_scene_question
 
 SIZE = (60, 40)
@@ -133,8 +136,9 @@ def test_a_box_without_a_pixel_in_the_image_changes_nothing(box):
 
 
 def test_corners_may_stand_in_any_order_and_out_of_the_image():
-    right = np.array(paint_over(noise(), [Box(50, 0, 60, 10)]))
-    assert np.array_equal(np.array(paint_over(noise(), [Box(80.0, 9.5, 50.2, -3)])), right)
+    right = np.array(paint_over(noise(), [Box(50, 0, 60, 10), Box(20, 5, 31, 12)]))
+    other = [Box(80.0, 9.5, 50.2, -3), Box(30.1, 12, 20.9, 5)]
+    assert np.array_equal(np.array(paint_over(noise(), other)), right)
 
 
 # --- other places
@@ -622,3 +626,51 @@ def test_faithfulness_is_asked_greedily_and_in_one_process():
     for wish in (Wish(faithfulness=True, seeds=2), Wish(faithfulness=True, shard=Shard.read("1/2"))):
         with pytest.raises(UsageError, match="--faithfulness compares greedy answers"):
             wish.decoding(recipe)
+
+
+def test_lines_are_divided_by_dataset_where_there_is_a_control(examined):
+    part = {**examined, "taken_away": {"wrong_boxes": {"value": 0.5, "low": 0.25, "high": 1.0, "n": 8}}}
+    two = {**examined, "datasets": {"one": part, "two": examined}}
+    labels = [(line.label, line.part) for line in lines(two)]
+    after = [labels[labels.index((LABELS[name], False)) + 1][0] for name in LABELS if (LABELS[name], False) in labels[:-1]]
+    assert [name for name, label in zip(LABELS, after, strict=False) if label == "one"] == [
+        "mask_predicted",
+        "wrong_boxes",
+        "swapped_boxes",
+    ]
+    said = sentences({**two, "datasets": {"one": part, "two": {**examined, "taken_away": {}}}})
+    assert said[1] == (
+        "one: wrong boxes take away 50.0 % (25.0 … 100.0) of what the chain gains over the base asked directly."
+    )
+    assert not any(line.part for line in lines(examined))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of a model that writes no boxes."""
+    model = save_untrained(tmp_path / "untrained")
+    settings = [f"model={model}", "max_completion_tokens=4", "eval_questions=4"]
+    run = Run.create(tmp_path / "run", load_recipe("tiny", settings))
+    untrained = open_backend(run.recipe)
+    untrained.attach_lora(run.recipe)
+    save_adapter(run, untrained)
+    run.finish("done")
+    run.close()
+    return run.folder
+
+
+def test_the_command_line_asks_prints_and_writes_it(run):
+    done = CliRunner().invoke(app, ["eval", str(run), "--faithfulness", "--faithfulness-questions", "2"])
+    assert done.exit_code == 0, done.output
+    assert "shapes: does the answer of tuned depend on its boxes?" in done.stdout
+    assert "Of 4 questions, 4 were answered without a box and stay out." in " ".join(done.stdout.split())
+    assert (run / "eval" / "faithfulness" / "shapes.json").is_file()
+    assert "Does the answer depend on the boxes?" in (run / "report.html").read_text()
+    done = CliRunner().invoke(app, ["eval", str(run), "--faithfulness", "--json"])
+    result = json.loads(done.stdout)
+    assert result["faithfulness"]["without_boxes"] == result["n"] == 4
+
+
+def test_a_number_of_questions_without_the_thing_itself_is_refused(run):
+    with pytest.raises(UsageError, match="add --faithfulness"):
+        CliRunner().invoke(app, ["eval", str(run), "--faithfulness-questions", "2"], catch_exceptions=False)

@@ -24,10 +24,12 @@ _EFFECTS = {"mask_predicted": "grounding", "wrong_boxes": "reading", "swapped_bo
 class Line(NamedTuple):
     """A row of the table: (value, interval) of right answers, of other answers, and of the latter above their control.
 
-    The control of boxes that are painted over are boxes elsewhere, that of other boxes in a chain are its own.
+    The control of boxes that are painted over are boxes elsewhere, that of other boxes in a chain are its own. `part`
+    rows are those of one dataset, and belong to the row above them.
     """
 
     label: str
+    part: bool
     n: int
     right: tuple[str, str]
     flipped: tuple[str, str]
@@ -35,17 +37,21 @@ class Line(NamedTuple):
 
 
 def lines(result: Result) -> list[Line]:
-    """The unchanged answers, then every condition."""
+    """The unchanged answers, then every condition; by dataset, too, where it is held against a control."""
     asked = result["questions"] - result["without_boxes"]
-    first = Line(UNCHANGED, asked, _cell(result["accuracy"]), ("–", ""), ("–", ""))
-    return [first, *(_line(result, name, one) for name, one in result["conditions"].items())]
+    found = [Line(UNCHANGED, False, asked, _cell(result["accuracy"]), ("–", ""), ("–", ""))]
+    datasets = result["datasets"] if len(result["datasets"]) > 1 else {}
+    for name in result["conditions"]:
+        found.append(_line(LABELS[name], False, result, name))
+        parts = {dataset: one for dataset, one in datasets.items() if name in _EFFECTS and name in one["conditions"]}
+        found += [_line(dataset, True, one, name) for dataset, one in parts.items()]
+    return found
 
 
-def _line(result: Result, name: str, condition: Mapping[str, Any]) -> Line:
-    effect = result["effects"].get(_EFFECTS.get(name), {})
+def _line(label: str, part: bool, result: Result, name: str) -> Line:
+    condition, effect = result["conditions"][name], result["effects"].get(_EFFECTS.get(name), {})
     above = _cell({**effect, "value": effect.get("difference")}, sign="+")
-    cells = _cell(condition["accuracy"]), _cell(condition["flip_rate"])
-    return Line(LABELS.get(name, name.replace("_", " ")), condition["n"], *cells, above)
+    return Line(label, part, condition["n"], _cell(condition["accuracy"]), _cell(condition["flip_rate"]), above)
 
 
 def _cell(cell: Mapping[str, Any], sign: str = "") -> tuple[str, str]:
@@ -60,21 +66,25 @@ def _interval(cell: Mapping[str, Any], sign: str = "") -> str:
 
 def sentences(result: Result) -> list[str]:
     """Who was asked, what wrong boxes take away, and whether the text of a chain can be told to belong to its boxes."""
-    taken = result.get("taken_away", {}).get("wrong_boxes", {})
-    return [_asked(result), *_taken_away(taken), *_correlation(result["correlation"])]
+    return [_asked(result), *_taken_away(result), *_correlation(result["correlation"])]
 
 
 def _asked(result: Result) -> str:
-    said = f"Of {result['questions']} questions, {result['without_boxes']} were answered without a box and stay out"
     left_out = result["settings"]["left_out"]
-    return f"{said}; {left_out} more were not asked." if left_out else f"{said}."
+    said = f"Of {result['questions'] + left_out} questions, {result['without_boxes']} were answered without a box"
+    return f"{said} and stay out; {left_out} more were not asked." if left_out else f"{said} and stay out."
 
 
-def _taken_away(taken: Mapping[str, Any]) -> list[str]:
-    if taken.get("value") is None:
-        return []
+def _taken_away(result: Result) -> list[str]:
+    """What there is to take away differs from one dataset to the other, so each has its own."""
+    parts = result["datasets"] if len(result["datasets"]) > 1 else {"": result}
+    taken = {name: one.get("taken_away", {}).get("wrong_boxes", {}) for name, one in parts.items()}
+    known = {name: cell for name, cell in taken.items() if cell.get("value") is not None}
     gained = "of what the chain gains over the base asked directly"
-    return [f"Wrong boxes take away {percent(taken['value'])} % ({_interval(taken)}) {gained}."]
+    return [
+        f"{name}{': wrong' if name else 'Wrong'} boxes take away {percent(one['value'])} % ({_interval(one)}) {gained}."
+        for name, one in known.items()
+    ]
 
 
 def _correlation(found: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ train the adapter further come last.
 import contextlib
 import importlib.util
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -105,6 +106,17 @@ def test_greedy_completions_are_those_of_the_rollout(backend, use_adapter):
         by_rollout = backend.generate(requests(backend), **options)
     assert by_engine == by_rollout
     assert len({completion.text for completion in by_rollout}) > 2
+
+
+def test_the_engine_goes_on_from_an_opening_as_the_rollout_does(backend):
+    begun = [
+        replace(one, opening="<think> I look for the " * (place % 3)) for place, one in enumerate(requests(backend))
+    ]
+    by_engine = backend.generate(begun, max_new_tokens=48)
+    with without_engine(backend):
+        by_rollout = backend.generate(begun, max_new_tokens=48)
+    assert by_engine == by_rollout
+    assert by_rollout != backend.generate(requests(backend), max_new_tokens=48)
 
 
 def test_the_adapter_changes_what_the_engine_writes(backend):

@@ -22,5 +22,5 @@ def table(result: Mapping[str, Any]) -> Table:
     for line in lines(result):
         numbers = (line.right, line.flipped, line.effect)
         cells = (f"{value}\n[dim]{interval.replace(' ', '')}[/]" for value, interval in numbers)
-        grid.add_row(escape(plain(line.label)), str(line.n), *cells)
+        grid.add_row(escape(f"{'  ' if line.part else ''}{plain(line.label)}"), str(line.n), *cells)
     return grid
