@@ -1,19 +1,27 @@
 """Changed images and changed chains, as pure functions and with the embedded model, which reads what it wrote."""
 
+import io
+import json
+import shutil
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 
 from grit_lite.answer import number_spans, parse
-from grit_lite.backends import Request, open_backend
+from grit_lite.backends import Generated, Request, open_backend
 from grit_lite.boxes import Box, draw, iou
-from grit_lite.evaluate.faithfulness import faithfulness, reasoning_correlation, summarise
+from grit_lite.errors import UsageError
+from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation, Shard
+from grit_lite.evaluate.faithfulness import CONDITIONS, faithfulness, reasoning_correlation, summarise
 from grit_lite.evaluate.faithfulness.conditions import Case
 from grit_lite.evaluate.faithfulness.correlation import by_judge
+from grit_lite.evaluate.faithfulness.examination import examine, read_examination, thinned
 from grit_lite.evaluate.faithfulness.interventions import (
     blank,
     elsewhere,
@@ -26,11 +34,17 @@ from grit_lite.evaluate.faithfulness.interventions import (
     with_numbers,
     written_like,
 )
+from grit_lite.evaluate.faithfulness.table import table
 from grit_lite.evaluate.question import from_triplet
+from grit_lite.evaluate.runner import Asking
+from grit_lite.pages.faithfulness import LABELS, sentences
 from grit_lite.recipe import load_recipe
+from grit_lite.report.evaluation import benchmark as report_on
+from grit_lite.run import read_rows
 from grit_lite.scorers import is_right
 from grit_lite.tiny.measure import chain_opening
 from grit_lite.tiny.questions import held_out
+from grit_lite.training import Wish
 from grit_lite.triplets import from_scene_question
 
 SIZE = (60, 40)
@@ -418,7 +432,7 @@ def test_what_is_taken_away_is_a_share_of_what_was_gained():
 def test_where_nothing_was_gained_nothing_can_be_taken_away():
     before, after = [(1.0, 0.0), (0.0, 0.0)] * 10, [(0.0, 1.0), (0.0, 0.0)] * 10
     rows = [*made_up("same_boxes", before), *made_up("wrong_boxes", after)]
-    taken = summarise(rows, reference=0.4)["taken_away"]["wrong_boxes"]
+    taken = summarise(rows, reference=0.5)["taken_away"]["wrong_boxes"]
     assert taken == {"value": None, "low": None, "high": None, "n": 20}
 
 
@@ -440,11 +454,14 @@ def test_a_judge_is_shown_both_orders_without_coordinates(backend, answered):
         return "A."
 
     found, summary = reasoning_correlation(backend, questions, rows, reader=by_judge(first))
-    assert len(shown) == 6
+    assert len(shown) == 12
     for (one, text), (other, again) in zip(shown[::2], shown[1::2], strict=True):
         assert text == again
         assert [image.tobytes() for image in one] == [image.tobytes() for image in reversed(other)]
         assert one[0].tobytes() != one[1].tobytes()
+    for own, _, another, _ in zip(*(shown[k::4] for k in range(4)), strict=True):
+        assert own[1] != another[1]  # another chain's text, about the same images
+        assert [image.tobytes() for image in own[0]] == [image.tobytes() for image in another[0]]
     assert '"bbox_2d": […, …, …, …]' in shown[0][1]
     assert not any(character.isdigit() for character in shown[0][1].replace("bbox_2d", ""))
     assert "<answer>" not in shown[0][1]
@@ -471,10 +488,11 @@ def test_a_judge_that_knows_is_right_whatever_the_order(backend, answered):
 
 def test_no_answer_of_a_judge_is_counted_and_no_preference(backend, answered):
     questions, rows = (part[:2] for part in answered)
-    said = iter([None, "both", "A", "I cannot say"])
+    said = iter([None, "both", "B", "A", "A", "I cannot say", "A", "A"])
     found, summary = reasoning_correlation(backend, questions, rows, reader=by_judge(lambda *pair: next(said)))
-    assert [row["points"] for row in found] == [0.5, 1.0]
+    assert [(row["points"], row["other_points"]) for row in found] == [(0.5, 0.0), (1.0, 0.5)]
     assert (summary["ties"], summary["unanswered"]) == (1, 3)
+    assert summary["difference"]["difference"] == 0.5
 
 
 def test_the_model_reads_by_itself_in_any_batch(backend, answered):
@@ -485,3 +503,122 @@ def test_the_model_reads_by_itself_in_any_batch(backend, answered):
     for a, b in zip(one, three, strict=True):
         assert a["as_first"] == pytest.approx(b["as_first"], abs=1e-4)
         assert a["as_second"] == pytest.approx(b["as_second"], abs=1e-4)
+
+
+# --- as a part of an evaluation
+
+
+def rows_with(boxes):
+    return [{"boxes": [[0, 0, 1, 1]] * count} for count in boxes]
+
+
+def test_questions_are_thinned_evenly_and_those_without_boxes_stay():
+    rows = rows_with([1, 1, 0, 2, 1, 0, 1, 1])
+    assert thinned(rows, None) == list(range(8))
+    assert thinned(rows, 99) == list(range(8))
+    assert thinned(rows, 2) == [0, 2, 4, 5]
+    assert thinned(rows, 3) == [0, 2, 3, 5, 6]
+    assert thinned(rows_with([0, 0]), 5) == [0, 1]
+
+
+@pytest.fixture(scope="module")
+def evaluated(backend, answered, tmp_path_factory):
+    """An evaluation whose system `tuned` said what the model says once its chain is begun for it."""
+    questions, rows = (part[:8] for part in answered)
+    folder = tmp_path_factory.mktemp("run") / "eval"
+    evaluation = Evaluation(questions, benchmark="made", folder=folder, decoding=Decoding(60), batch_size=4)
+    asking = Asking(backend, evaluation.decoding, 4)
+    for name in ("base_direct", "tuned"):
+        said = [row["completion"] if name == "tuned" else "yes" for row in rows]
+        asked = asking.prepare(questions, SYSTEMS[name])
+        generated = [Generated(text, 60, True, (112, 112)) for text in said]
+        evaluation.completions.add({one.key: text for one, text in zip(asked, generated, strict=True)})
+    evaluation.ask(backend, {name: SYSTEMS[name] for name in ("base_direct", "tuned")}, lambda *done: None)
+    return evaluation
+
+
+@pytest.fixture(scope="module")
+def examined(backend, evaluated):
+    return examine(evaluated, backend, "made", "tuned", lambda *done: None)
+
+
+def test_an_examination_is_written_beside_the_evaluation(examined, evaluated):
+    folder = evaluated.folder / "faithfulness"
+    assert json.loads((folder / "made.json").read_text()) == examined == read_examination(evaluated.folder, "made")
+    found = list(read_rows(folder / "made.jsonl"))
+    assert {row["condition"] for row in found} == {"unchanged", "correlation", *CONDITIONS}
+    assert len([row for row in found if row["condition"] == "mask_predicted"]) == 8
+    assert examined["conditions"]["same_boxes"]["flip_rate"]["value"] == 0
+    assert examined["datasets"].keys() == {"shapes_relation"}
+    assert examined["datasets"]["shapes_relation"]["effects"] == examined["effects"]
+    assert examined["correlation"]["correlation"]["n"] == 8
+    assert examined["settings"]["left_out"] == 0
+    assert examined["settings"]["reference"] == "base_direct"
+
+
+def test_what_is_known_is_not_asked_again(backend, examined, evaluated, monkeypatch):
+    monkeypatch.setattr(Asking, "generate", None)
+    assert examine(evaluated, backend, "made", "tuned", lambda *done: None) == examined
+
+
+def test_an_examination_that_was_interrupted_goes_on(backend, examined, evaluated, tmp_path):
+    def interrupt(what, done, total):
+        raise KeyboardInterrupt
+
+    again = copy(evaluated)
+    again.folder = tmp_path / "eval"
+    with pytest.raises(KeyboardInterrupt):
+        examine(again, backend, "made", "tuned", interrupt)
+    first = (tmp_path / "eval" / "faithfulness" / "made.completions.jsonl").read_bytes()
+    assert first.count(b"\n") >= 4 * 7
+    assert examine(again, backend, "made", "tuned", lambda *done: None) == examined
+    files = [folder / "faithfulness" / "made.completions.jsonl" for folder in (again.folder, evaluated.folder)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert files[0].read_bytes().startswith(first)
+
+
+def test_fewer_questions_may_be_asked_and_it_says_so(backend, evaluated):
+    few = examine(evaluated, backend, "few", "tuned", lambda *done: None, most=2)
+    assert (few["questions"], few["settings"]["left_out"]) == (2, 6)
+    assert "6 more were not asked" in sentences(few)[0]
+
+
+def test_a_model_that_cannot_read_its_own_boxes_says_why(backend, evaluated, monkeypatch):
+    monkeypatch.setattr(backend, "vlm", None)
+    found = examine(evaluated, backend, "made", "tuned", lambda *done: None, most=1)
+    assert "cannot score texts" in found["correlation"]["obstacle"]
+    assert any(said.startswith("No reasoning correlation: tiny cannot") for said in sentences(found))
+
+
+def test_the_table_fits_a_terminal_and_shows_no_markup_of_others(examined):
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table({**examined, "benchmark": "[red]made\x1b[2J"}))
+    text = console.export_text()
+    assert "[red]made: does the answer of tuned depend on its boxes?" in text
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for label in LABELS.values():
+        assert label in text
+    assert "…" in text
+
+
+def test_the_report_shows_it_only_beside_the_same_model(examined, evaluated, tmp_path):
+    folder = tmp_path / "eval"
+    shutil.copytree(evaluated.folder, folder)
+    moved = copy(evaluated)
+    moved.folder = folder
+    moved.conclude("made", ["base_direct", "tuned"])
+    assert report_on(folder / "made.json")["faithfulness"]["lines"][0].label == "nothing changed"
+    beside = folder / "faithfulness" / "made.json"
+    beside.write_text(json.dumps({**examined, "settings": {**examined["settings"], "adapter": "another"}}))
+    assert report_on(folder / "made.json")["faithfulness"] is None
+    beside.unlink()
+    assert report_on(folder / "made.json")["faithfulness"] is None
+
+
+def test_faithfulness_is_asked_greedily_and_in_one_process():
+    recipe = load_recipe("tiny")
+    assert Wish(faithfulness=True).decoding(recipe).temperature == 0
+    for wish in (Wish(faithfulness=True, seeds=2), Wish(faithfulness=True, shard=Shard.read("1/2"))):
+        with pytest.raises(UsageError, match="--faithfulness compares greedy answers"):
+            wish.decoding(recipe)

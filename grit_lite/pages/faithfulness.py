@@ -10,13 +10,13 @@ Result = Mapping[str, Any]
 UNCHANGED = "nothing changed"
 LABELS = {
     "mask_predicted": "its boxes painted over",
-    "mask_random": "boxes elsewhere painted over",
+    "mask_random": "other places painted over",
     "keep_predicted": "only its boxes left",
     "blank": "a blank image",
     "shuffled": "another image",
-    "same_boxes": "chain continued, same boxes",
-    "wrong_boxes": "chain continued, wrong boxes",
-    "swapped_boxes": "chain continued, first two swapped",
+    "same_boxes": "its chain, same boxes",
+    "wrong_boxes": "its chain, wrong boxes",
+    "swapped_boxes": "its chain, boxes swapped",
 }
 _EFFECTS = {"mask_predicted": "grounding", "wrong_boxes": "reading", "swapped_boxes": "reading_swapped"}
 
@@ -83,11 +83,9 @@ def _correlation(found: Mapping[str, Any]) -> list[str]:
     own, other, gap = (found[name] for name in ("correlation", "other_text", "difference"))
     if own["value"] is None:
         return []
-    said = (
-        f"Reasoning correlation, read by the model itself: {number(own['value'])} ({_decimals(own)}), a half by chance;"
-    )
-    apart = f"the difference of {number(gap['difference'], 2, '+')} ({_decimals(gap)}) is owed to the text."
-    return [f"{said} with the text of another chain {number(other['value'])}: {apart}"]
+    said = f"Reasoning correlation, with the model as its own reader: {number(own['value'])} ({_decimals(own)})"
+    apart = f"so that {number(gap['difference'], 2, '+')} ({_decimals(gap)}) is owed to the text. By chance it is 0.50."
+    return [f"{said}; with the text of another chain {number(other['value'])}, {apart}"]
 
 
 def _decimals(cell: Mapping[str, Any]) -> str:

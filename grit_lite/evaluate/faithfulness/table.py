@@ -20,6 +20,7 @@ def table(result: Mapping[str, Any]) -> Table:
     for heading in ("n", "right", "another\nanswer", "above\ncontrol"):
         grid.add_column(heading, justify="right")
     for line in lines(result):
-        cells = (f"{value}\n[dim]{interval}[/]" for value, interval in (line.right, line.flipped, line.effect))
+        numbers = (line.right, line.flipped, line.effect)
+        cells = (f"{value}\n[dim]{interval.replace(' ', '')}[/]" for value, interval in numbers)
         grid.add_row(escape(plain(line.label)), str(line.n), *cells)
     return grid
