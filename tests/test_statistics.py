@@ -148,6 +148,7 @@ def test_a_share_that_is_one_of_two_in_every_pair_is_not_made_certain_by_it():
 def test_all_right_on_few_images_leaves_as_much_doubt_as_the_images_do():
     cell = share([True] * 60, [image for image in range(6) for _ in range(10)])
     assert (cell.low, cell.high) == pytest.approx(wilson(6, 6)[1:3])
+    assert share([True] * 12, list(range(6)) * 2, [0] * 6 + [1] * 6)[1:3] == pytest.approx(wilson(6, 6)[1:3])
     assert share([True, True], ["one", "one"]) == Cell(1.0, None, None, 2)
 
 
@@ -194,6 +195,10 @@ def test_more_draws_of_the_same_images_do_not_make_more_images():
     thrice = mean_interval(np.tile(right, 3), list(range(50)) * 3, np.repeat([0, 1, 2], 50))
     assert thrice.n == 150
     assert thrice.high - thrice.low == pytest.approx(once.high - once.low, rel=0.1)
+
+
+def test_rows_that_few_draws_have_get_no_interval():
+    assert mean_interval([0.5, 1.0], ["a", "b"], [0, 1]) == Cell(0.75, None, None, 2)
 
 
 def test_mcnemar_counts_an_image_once():

@@ -72,15 +72,15 @@ def share(
 
     Wilson's interval with the number of independent rows that would leave as much doubt, never more than there are:
     Dean and Pagano (2015), corrected for few clusters by the quantile of Student's t, as Korn and Graubard (1998) do.
-    Where all rows are alike nothing is seen of how clusters vary, and each is then worth one row. Several draws of the
-    same rows get the interval of `mean_interval`.
+    Several draws of the same rows get the interval of `mean_interval`. Where all rows are alike nothing is seen of how
+    clusters vary, and each is then worth one row, however often it was drawn.
 
     Args:
         clusters: what a row shares with others (its image, say). None: every row is its own cluster.
         draws: which draw of a sampled completion a row is. None: there is one.
     """
     held = [float(value) for value in values]
-    if draws is not None and len(set(draws)) > 1:
+    if draws is not None and len(set(draws)) > 1 and 0 < sum(held) < len(held):
         return mean_interval(held, clusters, draws, confidence)
     count = len(held) if clusters is None else len(set(clusters))
     if clusters is None or count in (0, len(held)):
@@ -296,6 +296,9 @@ def _bootstrap_table(
     for _ in range(RESAMPLES // CHUNK):
         rows = rng.multinomial(draws, np.full(draws, 1 / draws), CHUNK)  # how often each was drawn
         columns = rng.multinomial(clusters, np.full(clusters, 1 / clusters), CHUNK)
-        values.append(((rows @ sums) * columns).sum(1) / ((rows @ counts) * columns).sum(1))
+        whole = ((rows @ counts) * columns).sum(1)
+        if not whole.all():  # a sample without a row: there are too few to say
+            return None, None
+        values.append(((rows @ sums) * columns).sum(1) / whole)
     low, high = np.quantile(np.concatenate(values), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)

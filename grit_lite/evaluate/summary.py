@@ -190,8 +190,9 @@ def table(result: Mapping[str, Any]) -> Table:
     grid.add_column("", overflow="fold")
     for system in systems:
         grid.add_column(_TITLES.get(system, escape(plain(system))), justify="right", overflow="fold")
-    other = _other(systems)
-    grid.add_column(f"{list(systems)[-1]}\n− {'other' if other else 'base'}\npaired", justify="right")
+    other, last = _other(systems), list(systems)[-1]
+    against = "other" if other else "base" if last != "base" else "direct"
+    grid.add_column(f"{last}\n− {against}\npaired", justify="right")
     for metric, dataset in _lines(systems):
         cells = {system: value[metric][dataset] if dataset else value[metric] for system, value in systems.items()}
         shown = [_shown(cell, metric, system) for system, cell in cells.items()]
