@@ -373,4 +373,4 @@ def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "16" / name).read_bytes()
     lines = (tmp_path / "1" / "shapes.jsonl").read_text().splitlines()
     said = {row["completion"] for row in map(json.loads, lines)}
-    assert len(said) > 8  # the model does not say the same to everything, so equality means something
+    assert len(said) >= 8  # the model does not say the same to everything, so equality means something

@@ -51,7 +51,7 @@ def save(folder: Path, rows: dict[str, list[dict]], **other: Any) -> Path:
     folder.mkdir(exist_ok=True)
     n = len(next(iter(rows.values())))
     result = {"benchmark": "mine", "split": "test", "n": n, "settings": {"decoding": "greedy"}}
-    result |= summarise(rows, clusters=range(n)) | other
+    result |= summarise(rows) | other
     (folder / "mine.json").write_text(json.dumps(result))
     ordered = [made for together in zip(*rows.values(), strict=True) for made in together]
     (folder / "mine.jsonl").write_text("".join(json.dumps(made) + "\n" for made in ordered))
@@ -244,7 +244,7 @@ def test_the_table_and_the_settings_are_on_the_page(tmp_path):
 
 
 def test_a_measure_that_the_table_does_not_know_has_a_line_of_its_own():
-    result = {"n": 6, **summarise(evaluation(), clusters=range(6))}
+    result = {"n": 6, **summarise(evaluation())}
     result["systems"]["tuned"]["mask_effect"] = {"value": 0.5, "low": 0.25, "high": 0.75, "n": 4}
     line = lines(result)[-1]
     assert (line.label, line.note) == ("Mask effect", "n = 4")
@@ -252,7 +252,7 @@ def test_a_measure_that_the_table_does_not_know_has_a_line_of_its_own():
 
 
 def test_a_count_that_is_not_that_of_the_line_is_in_the_cell():
-    result = {"n": 6, **summarise(evaluation(), clusters=range(6))}
+    result = {"n": 6, **summarise(evaluation())}
     result["systems"]["base"]["tokens"]["n"] = 5
     tokens = next(line for line in lines(result) if line.label == "Tokens")
     assert tokens.cells[1][1].endswith(", n = 5")

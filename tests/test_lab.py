@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from benchmarks.lab import results, target, training, triplets
 from benchmarks.lab.__main__ import main
 from benchmarks.lab.analysis import Results, Values, against_default, holm
 from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
+from benchmarks.lab.one import identity
 from benchmarks.lab.study import DEFAULT, load_study
 from grit_lite.errors import DataError, RecipeError, UsageError
 from grit_lite.judge import open_judge
@@ -25,9 +27,9 @@ SMALL = (
 )
 
 
-def study_file(tmp_path, arms):
+def study_file(tmp_path, arms, seeds=1):
     lines = "\n".join(f"      {name}: {{{settings}, why: test}}" for name, settings in arms.items())
-    text = f"recipe: tiny\ngroups:\n  test:\n    question: Does it run?\n    seeds: 1\n    arms:\n{lines}\n"
+    text = f"recipe: tiny\ngroups:\n  test:\n    question: Does it run?\n    seeds: {seeds}\n    arms:\n{lines}\n"
     path = tmp_path / "study.yaml"
     path.write_text(text)
     return path
@@ -59,11 +61,12 @@ def test_the_study_is_no_recipe():
 
 
 def test_runs_come_by_group_then_seed(tmp_path):
-    jobs = [(arm.id, seed) for arm, seed in load_study().jobs(["loss"])]
-    assert jobs[:4] == [("loss/dr_grpo", 0), ("loss/dapo", 0), ("loss/gspo", 0), ("loss/dr_grpo", 1)]
-    assert [seed for _, seed in load_study().jobs(["loss/dapo"], seeds=[2])] == [2]
+    study = load_study(study_file(tmp_path, {"one": "steps: 1", "two": "steps: 2"}, seeds=2))
+    jobs = [(arm.id, seed) for arm, seed in study.jobs()]
+    assert jobs == [("test/one", 0), ("test/two", 0), ("test/one", 1), ("test/two", 1)]
+    assert [(arm.name, seed) for arm, seed in study.jobs(["test/t*"], seeds=[1])] == [("two", 1)]
     with pytest.raises(UsageError, match="no such group or arm"):
-        load_study().jobs(["los"])
+        study.jobs(["tes"])
 
 
 @pytest.mark.parametrize(
@@ -75,15 +78,22 @@ def test_an_arm_that_cannot_be_is_refused(tmp_path, arm, message):
         load_study(study_file(tmp_path, {"wrong": arm}))
 
 
+def test_an_arm_without_a_reason_is_refused(tmp_path):
+    path = study_file(tmp_path, {"idle": "loss: dapo"})
+    path.write_text(path.read_text().replace(", why: test", ""))
+    with pytest.raises(RecipeError, match="test/idle says no `why`"):
+        load_study(path)
+
+
 # --- triplets
 
 
 def test_fewer_triplets_are_the_first_ones_of_more_and_seeds_draw_others(tmp_path):
     paths = [triplets.write_drawn(tmp_path, count, seed) for count, seed in ((5, 0), (50, 0), (50, 1))]
-    few, many, other = ([(t.question, t.answer, t.size) for t in load(path).triplets] for path in paths)
+    few, many, other = ([(t.question, t.load_image().tobytes()) for t in load(path).triplets] for path in paths)
     assert (len(few), len(many)) == (5, 50)
     assert few == many[:5]
-    assert many != other
+    assert not {image for _, image in many} & {image for _, image in other}
     assert [t.dataset for t in load(paths[0]).triplets][:2] == ["shapes_count", "shapes_relation"]
 
 
@@ -118,25 +128,28 @@ def test_outcomes_survive_packing():
 # --- results and runs
 
 
-def row(arm, seed, **values):
-    return {"arm": arm, "seed": seed, "settings": {}, **values}
-
-
-def test_a_row_is_missing_if_there_is_none_or_it_failed_or_its_settings_are_others(tmp_path):
+def test_a_row_is_missing_if_there_is_none_or_it_failed_or_its_recipe_is_another(tmp_path):
     study = load_study()
     jobs = study.jobs(["beta/0"])
-    settings = dict(jobs[0][0].settings)
+    rows = [identity(study, arm, seed) for arm, seed in jobs]
+
+    def seeds_to_go():
+        return [seed for _, seed in results.missing(results.read(tmp_path)[1], study, jobs)]
+
     results.begin(tmp_path, {"scenes": {}, "weights_sha256": "a"})
-    results.append(tmp_path, row("beta/0", 0, settings=settings))
-    results.append(tmp_path, row("beta/0", 1, settings=settings, error="exit code 6"))
-    results.append(tmp_path, row("beta/0", 2, settings={"beta": 1}))
+    results.append(tmp_path, rows[0])
+    results.append(tmp_path, {**rows[1], "error": "exit code 6"})
+    results.append(
+        tmp_path, {**rows[2], "recipe": {**rows[2]["recipe"], "steps": 59}}
+    )  # the study's recipe was another
     with (tmp_path / results.RESULTS).open("a") as file:
         file.write('{"arm": "torn')
-    _, rows = results.read(tmp_path)
-    assert [seed for _, seed in results.missing(rows, jobs)] == [1, 2]
-    results.append(tmp_path, row("beta/0", 1, settings=settings))
-    _, rows = results.read(tmp_path)
-    assert [seed for _, seed in results.missing(rows, jobs)] == [2]
+    assert seeds_to_go() == [1, 2]
+    del rows[1]["recipe"]["judge"]  # a row from before there was this key, which has its default
+    results.append(tmp_path, rows[1])
+    assert seeds_to_go() == [2]
+    results.append(tmp_path, {**rows[1], "recipe": {**rows[1]["recipe"], "gone": 1}})
+    assert seeds_to_go() == [1, 2]
     with pytest.raises(DataError, match="weights_sha256"):
         results.begin(tmp_path, {"scenes": {}, "weights_sha256": "b"})
 
@@ -178,8 +191,8 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(finished, tmp_path):
     folder, _, _ = finished
     study = load_study(folder / "study.yaml")
     arm = next(arm for arm in study.arms() if arm.name == "short")
-    whole = next((folder / "scratch").glob("*/test/short/seed-0"))
-    killed = tmp_path / "test" / "short" / "seed-0"
+    whole = next((folder / "scratch").glob("*/test/short/seed-0-*"))
+    killed = tmp_path / "test" / "short" / whole.name
     shutil.copytree(whole, killed)
     shutil.rmtree(killed / "adapter")
     shutil.rmtree(killed / "checkpoints" / "step-000002")
@@ -189,6 +202,9 @@ def test_a_run_that_was_killed_goes_on_to_the_same_adapter(finished, tmp_path):
     assert facts["resumed"] is True
     assert (adapter / name).read_bytes() == (whole / "adapter" / name).read_bytes()
     assert list(read_rows(killed / "metrics.jsonl")) == list(read_rows(whole / "metrics.jsonl"))
+    changed = replace(arm, settings={**arm.settings, "steps": 1})
+    adapter, facts = training.train(study, changed, 0, tmp_path)
+    assert (facts["steps"], facts["resumed"], adapter.parent == killed) == (1, False, False)
 
 
 # --- statistics on made-up rows

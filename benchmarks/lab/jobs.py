@@ -40,7 +40,7 @@ class Jobs:
         results.begin(self.output, head)
         # Adapters that were trained on other weights are no part of this study.
         self.scratch = self.scratch / head["weights_sha256"][:12]
-        missing = results.missing(results.read(self.output)[1], chosen)
+        missing = results.missing(results.read(self.output)[1], self.study, chosen)
         print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to go.", flush=True)
         began, failed = time.monotonic(), 0
         with ThreadPoolExecutor(at_once) as pool:

@@ -55,7 +55,7 @@ def facts(found: Results, study: Study) -> dict[str, Any]:
     return {
         "runs": len(rows),
         "wanted": len(wanted),
-        "missing": [f"{arm.id} seed {seed}" for arm, seed in results.missing([*rows, *found.failed], wanted)],
+        "missing": [f"{arm.id} seed {seed}" for arm, seed in results.missing([*rows, *found.failed], study, wanted)],
         "failed": found.failed,
         "dates": sorted({row["date"][:10] for row in rows}),
         "machines": sorted({row["machine"] for row in rows}),

@@ -12,8 +12,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from benchmarks.lab.study import Arm
-from grit_lite.errors import DataError
+from benchmarks.lab.study import Arm, Study
+from grit_lite.errors import DataError, RecipeError
+from grit_lite.recipe import check
 from grit_lite.run import read_rows
 
 RESULTS = "results.jsonl"
@@ -68,11 +69,16 @@ def read(folder: Path) -> tuple[Row, list[Row]]:
     return header, list(last.values())
 
 
-def missing(rows: Iterable[Mapping[str, Any]], jobs: Iterable[tuple[Arm, int]]) -> list[tuple[Arm, int]]:
-    """The runs without a row, with a failed one, or with one of other settings."""
-    done = {(row["arm"], row["seed"]): row["settings"] for row in rows if "error" not in row}
-    return [(arm, seed) for arm, seed in jobs if done.get((arm.id, seed)) != _plain(arm.settings)]
+def missing(rows: Iterable[Mapping[str, Any]], study: Study, jobs: Iterable[tuple[Arm, int]]) -> list[tuple[Arm, int]]:
+    """The runs without a row, with a failed one, or with one of another recipe than they have by now."""
+    done = {(row["arm"], row["seed"]): row for row in rows if "error" not in row}
+    return [(arm, seed) for arm, seed in jobs if not _is_of(done.get((arm.id, seed)), study, arm, seed)]
 
 
-def _plain(settings: Mapping[str, Any]) -> Any:
-    return json.loads(json.dumps(settings))
+def _is_of(row: Mapping[str, Any] | None, study: Study, arm: Arm, seed: int) -> bool:
+    if row is None or row["method"] != arm.method:
+        return False
+    try:
+        return check(row["recipe"], source="a row") == study.recipe_of(arm, seed)
+    except RecipeError:  # of a key or a value that there is no more
+        return False

@@ -3,6 +3,7 @@
 A run that was killed goes on from its last checkpoint, as `grit-lite train --resume` would.
 """
 
+import hashlib
 import json
 import resource
 import time
@@ -15,8 +16,7 @@ from benchmarks.lab.study import DRAWN, Arm, Study
 from benchmarks.lab.triplets import embedded_with_chains, write_drawn
 from grit_lite import training
 from grit_lite.backends import open_backend
-from grit_lite.errors import UsageError
-from grit_lite.recipe import Recipe, load_recipe
+from grit_lite.recipe import Recipe
 from grit_lite.run import METRICS, Run, read_facts, read_rows, write_json
 
 BLOCK = 5  # steps that one point of a curve is the mean of
@@ -48,10 +48,15 @@ def train(study: Study, arm: Arm, seed: int, scratch: Path) -> tuple[Path, dict[
     if arm.settings.get("data") == DRAWN:
         data = str(write_drawn(scratch / "triplets", arm.settings["triplets"], seed))
     recipe = study.recipe_of(arm, seed, data)
-    folder = scratch / arm.group / arm.name / f"seed-{seed}"
+    folder = scratch / arm.group / arm.name / f"seed-{seed}-{_fingerprint(recipe)}"
     if read_facts(folder).get("status") != "done":
         _METHODS[arm.method](recipe, folder)
     return folder / "adapter", _facts(recipe, folder)
+
+
+def _fingerprint(recipe: Recipe) -> str:
+    """Another recipe gets another folder, so that no arm goes on from what it was before it was changed."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]
 
 
 def _facts(recipe: Recipe, folder: Path) -> dict[str, Any]:
@@ -83,8 +88,6 @@ def _mean(values: list[float | None]) -> float | None:
 
 def _reinforce(recipe: Recipe, folder: Path) -> None:
     resumed = (folder / "recipe.yaml").is_file()
-    if resumed and load_recipe(str(folder / "recipe.yaml")) != recipe:
-        raise UsageError(f"{folder} holds a run of another recipe. Move it away, or name another --scratch.")
     run = Run.resume(folder) if resumed else Run.create(folder, recipe)
     with cost() as spent:
         training.train(run)

@@ -164,8 +164,9 @@ class Asking:
     def __init__(self, backend: Backend, decoding: Decoding, batch_size: int) -> None:
         self.backend, self.decoding = backend, decoding
         self.batch_size = self.at_once = batch_size
-        said = backend.describe()
-        self.identity = {**backend.fingerprints(), "generator": {name: said.get(name) for name in _GENERATOR}}
+        # How much of it could be trained changes when an adapter is switched off and on, and nothing else does.
+        self.said = {name: fact for name, fact in backend.describe().items() if name != "trainable"}
+        self.identity = {**backend.fingerprints(), "generator": {name: self.said.get(name) for name in _GENERATOR}}
 
     def prepare(self, questions: Sequence[Question], system: System) -> list[Asked]:
         """Every question as it will be asked, in order, its draws one after the other."""
@@ -208,7 +209,7 @@ class Asking:
         identity = {name: self.identity[name] for name in ("weights", "adapter", "processor")}
         without = {} if system.use_adapter else {"adapter": None}
         prompt = getattr(self.backend.spec.prompts, system.style)
-        return {"model": self.backend.describe(), **identity, **without, "prompt": prompt}
+        return {"model": self.said, **identity, **without, "prompt": prompt}
 
     def _generate(self, batch: Sequence[Asked], system: System) -> list[Generated]:
         requests = [Request(tuple(one.question.load_images()), one.prompt) for one in batch]

@@ -1,4 +1,4 @@
-"""Runs whose adapter was taught, in seconds, to write full chains, as one in eight completions of the model is.
+"""Runs whose adapter was taught, in seconds, to write full chains, as one in ten completions of the embedded model is.
 
 Training with rewards does the same to it and takes minutes.
 """
