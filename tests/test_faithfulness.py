@@ -632,7 +632,9 @@ def test_lines_are_divided_by_dataset_where_there_is_a_control(examined):
     part = {**examined, "taken_away": {"wrong_boxes": {"value": 0.5, "low": 0.25, "high": 1.0, "n": 8}}}
     two = {**examined, "datasets": {"one": part, "two": examined}}
     labels = [(line.label, line.part) for line in lines(two)]
-    after = [labels[labels.index((LABELS[name], False)) + 1][0] for name in LABELS if (LABELS[name], False) in labels[:-1]]
+    after = [
+        labels[labels.index((LABELS[name], False)) + 1][0] for name in LABELS if (LABELS[name], False) in labels[:-1]
+    ]
     assert [name for name, label in zip(LABELS, after, strict=False) if label == "one"] == [
         "mask_predicted",
         "wrong_boxes",
@@ -662,8 +664,9 @@ def run(tmp_path):
 def test_the_command_line_asks_prints_and_writes_it(run):
     done = CliRunner().invoke(app, ["eval", str(run), "--faithfulness", "--faithfulness-questions", "2"])
     assert done.exit_code == 0, done.output
-    assert "shapes: does the answer of tuned depend on its boxes?" in done.stdout
-    assert "Of 4 questions, 4 were answered without a box and stay out." in " ".join(done.stdout.split())
+    said = " ".join(done.stdout.split())
+    assert "shapes: does the answer of tuned depend on its boxes?" in said
+    assert "Of 4 questions, 4 were answered without a box and stay out." in said
     assert (run / "eval" / "faithfulness" / "shapes.json").is_file()
     assert "Does the answer depend on the boxes?" in (run / "report.html").read_text()
     done = CliRunner().invoke(app, ["eval", str(run), "--faithfulness", "--json"])
