@@ -33,6 +33,8 @@ from grit_lite.sharing import share_prompts
 
 QWEN = FAMILIES[:2]
 STEP = 1e-5  # relative
+# Where importance ratios weigh the tokens: they are exponentials of differences, and a loss of them nearly cancels.
+RATIOS = 1e-4
 ENDS = list(range(100, 200))  # so many that some completions of a random model end before the limit
 ASKS = (ONE, TWO)
 THREE = Ask("How so?", ((84, 84), (56, 56), (112, 56)), seed=30)
@@ -153,16 +155,16 @@ OF_A_STEP = ("loss", "grad_norm", "reward", "completions/mean_length", "num_toke
 OF_A_PASS = ("kl", "entropy")  # whose mean over a step depends on how its rows are divided
 
 
-def assert_equal(stock, ours, *, one_pass=True):
+def assert_equal(stock, ours, *, one_pass=True, step=STEP):
     assert ours.tokens == stock.tokens
     assert len(ours.logs) == len(stock.logs)
     # Without a KL, completions whose advantage is 0 are not run, and then their entropy is not known.
     names = (*OF_A_STEP, *OF_A_PASS) if one_pass and "kl" in stock.logs[0] else OF_A_STEP
     for our_log, log in zip(ours.logs, stock.logs, strict=True):
         expected = {name: log[name] for name in names if name in log}  # a step on older completions has no rewards
-        assert {name: our_log[name] for name in expected} == pytest.approx(expected, rel=STEP, abs=1e-7)
+        assert {name: our_log[name] for name in expected} == pytest.approx(expected, rel=step, abs=1e-7)
     if stock.change.any():
-        assert relative(ours.change, stock.change) <= STEP
+        assert relative(ours.change, stock.change) <= step
     else:
         assert not ours.change.any()
 
@@ -255,7 +257,7 @@ def test_steps_on_older_completions_are_trls(deepstack, in_order):
     options = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "steps_per_generation": 4}
     stock, ours = both(deepstack, asks=(ONE, TWO, WIDE, THREE), max_steps=4, num_iterations=2, **options)
     assert len(stock.tokens) == 1
-    assert_equal(stock, ours)
+    assert_equal(stock, ours, step=RATIOS)
 
 
 def test_an_evaluation_between_steps_on_the_same_completions_changes_nothing(deepstack, in_order):
@@ -490,7 +492,7 @@ class Server(GRPOTrainer):
         self.use_vllm = False
         tokens, _ = super()._generate_single_turn(*arguments, **options)
         self.use_vllm = True
-        return tokens, [[-5.0 - 0.1 * (token % 3) for token in row] for row in tokens]
+        return tokens, [[-5.5 - 0.1 * (token % 3) for token in row] for row in tokens]
 
 
 class Served(share_prompts(Server)):
@@ -502,7 +504,7 @@ class Served(share_prompts(Server)):
 def test_a_step_on_what_a_server_samples_is_trls(deepstack, beta):
     ours, stock = Trained(deepstack, Served, beta=beta), Trained(deepstack, Server, beta=beta)
     assert_not_idle(stock)
-    assert_equal(stock, ours)
+    assert_equal(stock, ours, step=RATIOS)
     assert ours.trainer.sampler_gap == pytest.approx(stock.logs[0]["sampling/sampling_logp_difference/mean"])
     weights = [log["sampling/importance_sampling_ratio/mean"] for log in (ours.logs[0], stock.logs[0])]
     assert weights[0] == pytest.approx(weights[1], rel=1e-4)

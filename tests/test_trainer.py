@@ -173,7 +173,7 @@ def test_a_sample_whose_judge_abstained_is_out_of_its_group(untrained, tmp_path)
 
 def test_the_grit_loss_is_the_papers_in_value_and_gradient(untrained, tmp_path):
     vector = VECTORS["loss"]
-    setup = Setup(tmp_path / "run", small_recipe(untrained, f"beta={vector['beta']}"))
+    setup = Setup(tmp_path / "run", small_recipe(untrained, "loss=grit", f"beta={vector['beta']}"))
     policy = torch.tensor(vector["policy_logp"], requires_grad=True)
     trainer = setup.trainer
     trainer.current_gradient_accumulation_steps = 1
