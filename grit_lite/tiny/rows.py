@@ -26,7 +26,7 @@ PREFIX = 0  # the segment that everyone sees
 IGNORE = -100
 
 # Shares of the ways to answer under the GRIT prompt. They decide the model's habits before GRPO-GR:
-# greedy answers are direct, one sample in eight is a full chain, the rest are the wrong forms a model would produce.
+# greedy answers are direct, one sample in ten is a full chain, the rest are the wrong forms a model would produce.
 STYLES = {
     "direct": 0.45,
     "answer_tag_only": 0.05,
