@@ -17,7 +17,7 @@ from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, Syst
 from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
-from grit_lite.judge import Endpoint, Judge, judge_of
+from grit_lite.judge import Endpoint, Judge, judge_of, proven
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
 from grit_lite.rewards import Scorer, build_scorer
@@ -89,17 +89,6 @@ def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] |
     run.finish("done")
     write_report(run.folder)
     return {"folder": str(run.folder), "status": "done", "evaluation": result}
-
-
-def proven(judge: Judge | None) -> Judge | None:
-    """The judge; an endpoint has passed its canaries.
-
-    Raises:
-        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
-    """
-    if isinstance(judge, Endpoint):
-        judge.prove()
-    return judge
 
 
 def prepare_data(run: Run) -> list[Triplet]:
