@@ -3,14 +3,13 @@
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite import __version__, processes
+from grit_lite.alarms import DeadSignalAlarm, SamplerGapAlarm
 from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
 from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
@@ -23,6 +22,7 @@ from grit_lite.report import write_report
 from grit_lite.rewards import Scorer, build_scorer
 from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
+from grit_lite.stopping import StopRequest
 from grit_lite.triplets import Loaded, Triplet, accept, load, sample
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
         run.close()
 
 
-def _carry_out(run: Run, stop: "StopRequest", as_json: bool) -> dict[str, Any] | None:
+def _carry_out(run: Run, stop: StopRequest, as_json: bool) -> dict[str, Any] | None:
     recipe = run.recipe
     run.update(status="running", processes=processes.count())
     judge = processes.together(lambda: proven(judge_of(recipe)))
@@ -170,7 +170,7 @@ def optimise(
     triplets: Sequence[Triplet],
     scorer: Scorer,
     screen: Screen,
-    stop: "StopRequest",
+    stop: StopRequest,
     plan: "Plan | None" = None,
 ) -> None:
     """Train from the newest complete checkpoint, or from the start, to the last step or a stop.
@@ -610,85 +610,3 @@ def lost(run: Run, error: Exception) -> GritLiteError:
     )
     run.finish("failed", error=str(loss))
     return loss
-
-
-class DeadSignalAlarm:
-    """Says, once each time it happens, that the rewards have stopped telling completions apart."""
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.dead_steps = 0
-
-    def after(self, metrics: dict[str, Any]) -> str | None:
-        self.dead_steps = self.dead_steps + 1 if metrics["groups_that_teach"] == 0 else 0
-        if self.dead_steps != self.patience:
-            return None
-        level = "zero" if not metrics["reward"] else f"{metrics['reward']:.2f}"
-        return (
-            f"No group has varied for {self.patience} steps (mean reward {level}), so nothing is being learned. "
-            "Look at samples.jsonl. If every reward is low, raise temperature or group_size, or begin with easier "
-            "triplets; if every reward is high, training is finished."
-        )
-
-
-class SamplerGapAlarm:
-    """Says, once, that the sampler draws from another distribution than the one that is trained.
-
-    Bfloat16 alone makes vLLM and a trainer differ by 0.03 to 0.05 nats a token (root mean square; huggingface/trl
-    issue 6789, ServiceNow/Fast-LLM pull request 525; 0.01 in the mean on the embedded model). Twice that is not
-    rounding: other weights, or an old adapter.
-    """
-
-    threshold = 0.1  # nats
-
-    def __init__(self) -> None:
-        self.has_spoken = False
-
-    def after(self, metrics: dict[str, Any]) -> str | None:
-        gap = metrics["sampler_gap"]
-        if gap is None or gap <= self.threshold or self.has_spoken:
-            return None
-        self.has_spoken = True
-        return (
-            f"vLLM draws tokens with log-probabilities {gap:.2f} nats away from the trainer's, where rounding explains "
-            f"no more than {self.threshold}. Completions that this makes unlikely ones are left out of the loss. If it "
-            "goes on, set vllm=off."
-        )
-
-
-class StopRequest:
-    """The first Ctrl-C or SIGTERM asks for a stop after the step; a second one interrupts at once.
-
-    Attributes:
-        signal_number: the first signal received, or None.
-    """
-
-    def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python refuses to set handlers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def is_asked(self) -> bool:
-        """Whether any process of the run has received a signal; all of them know of it from then on."""
-        if number := max(processes.gathered([self.signal_number or 0])):
-            self.signal_number = number
-        return bool(number)
-
-    def interrupt_if_asked(self) -> None:
-        """What has no steps to finish stops here."""
-        if self.signal_number is not None:
-            raise KeyboardInterrupt
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
-            raise KeyboardInterrupt
-        self.signal_number = number

@@ -33,9 +33,10 @@ LAYERS = [
     ["run"],
     ["pages"],
     ["trainer", "evaluate", "report"],
-    ["screen"],
+    ["screen", "alarms", "stopping"],
     ["chat"],
-    ["training", "export", "doctor", "lmms"],
+    ["export", "lmms"],
+    ["training", "doctor"],
     ["cli"],
     ["__main__"],
 ]
@@ -72,6 +73,8 @@ LIGHT = [
     "pages",
     "report",
     "screen",
+    "alarms",
+    "stopping",
     "cli",
 ]
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

@@ -14,7 +14,6 @@ from grit_lite.cli import main
 from grit_lite.run import METRICS, SAMPLES, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import DeadSignalAlarm, SamplerGapAlarm, StopRequest
 
 COMMAND = [sys.executable, "-c", "from grit_lite.cli import main; main()"]
 
@@ -179,40 +178,3 @@ def test_bad_rows_stop_training_unless_they_are_to_be_skipped_and_are_counted(ar
         assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["skipped_bad_rows"] == 1
     finally:
         bad.unlink()
-
-
-def test_the_first_signal_asks_and_the_second_interrupts_at_once():
-    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs begin with it ignored
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def dead(step):
-    return {"step": step, "groups_that_teach": 0.0, "reward": 0.0}
-
-
-def test_the_alarm_rings_once_when_no_group_has_varied_for_long_enough():
-    alarm = DeadSignalAlarm(patience=3)
-    rung = [alarm.after(dead(step)) for step in range(1, 6)]
-    assert [message is not None for message in rung] == [False, False, True, False, False]
-    assert "raise temperature or group_size" in rung[2]
-
-
-def test_one_group_that_teaches_silences_the_alarm():
-    alarm = DeadSignalAlarm(patience=2)
-    alarm.after(dead(1))
-    alarm.after({"step": 2, "groups_that_teach": 0.25, "reward": 0.5})
-    assert alarm.after(dead(3)) is None
-    assert alarm.after(dead(4)) is not None
-
-
-def test_the_gap_of_the_sampler_is_announced_once_it_is_more_than_rounding():
-    alarm = SamplerGapAlarm()
-    said = [alarm.after({"sampler_gap": gap}) for gap in (None, 0.05, 0.4, 0.5)]
-    assert [message is not None for message in said] == [False, False, True, False]
-    assert "0.40 nats away" in said[2]
-    assert "set vllm=off" in said[2]
