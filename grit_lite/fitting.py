@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from grit_lite.recipe import Recipe
 
-RETRIES = 3  # of one step
 FEWEST_TOKENS, FEWEST_PIXELS = 128, 64 * 28 * 28  # below these a completion, or an image, is of no use
 
 Result = TypeVar("Result")

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite import __version__, processes
 from grit_lite.alarms import DeadSignalAlarm, SamplerGapAlarm
-from grit_lite.backends import Backend, can_stage, import_libraries, open_backend
+from grit_lite.backends import Backend, import_libraries, open_backend
 from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
 from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination
-from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
+from grit_lite.fitting import Failure, free_memory, is_out_of_memory
 from grit_lite.judge import Endpoint, Judge, judge_of, proven
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
+from grit_lite.retrying import Retries
 from grit_lite.rewards import Scorer, build_scorer
 from grit_lite.run import Run
 from grit_lite.screen import Screen, evaluation_progress, open_screen
@@ -264,59 +265,6 @@ class JudgeTally:
             facts = self.judge.facts()
             counted = {name: facts[name] + self.before.get(name, 0) for name in self.judge.counts}
             self.run.update(judge=facts | counted)
-
-
-class Retries:
-    """At most three of one step, each in smaller parts of the same update than the one before it."""
-
-    def __init__(self, run: Run, backend: Backend, plan: "Plan | None") -> None:
-        self.run, self.backend, self.plan = run, backend, plan
-        self.step = self.count = 0
-
-    def after(self, failure: Failure) -> str:
-        """What the next try does differently, now in force and in run.json.
-
-        Raises:
-            OutOfMemory: there is no smaller part, or the step has had its retries.
-        """
-        self.count = self.count + 1 if failure.step == self.step else 1
-        self.step = failure.step
-        recipe = self.run.recipe_in_force
-        changes = self._smaller_parts(recipe, failure)
-        if changes is None or self.count > RETRIES:
-            raise OutOfMemory(self._explain(failure, recipe))
-        smaller = ", ".join(f"{key} {getattr(recipe, key) or 'all'} → {value}" for key, value in changes.items())
-        what = f"step {failure.step}: the {failure.phase} did not fit into memory; {smaller}, for the same update"
-        self.run.make_smaller(changes, f"{what} ({failure.said})")
-        return what
-
-    def _smaller_parts(self, recipe: Recipe, failure: Failure) -> Changes | None:
-        from grit_lite.vlm import shares_prompts
-
-        shares = recipe.prompt_sharing != "none" and shares_prompts(self.backend.model)
-        own_rollout = shares and self.backend.shares_rollout and self.backend.engine is None
-        return smaller_parts(
-            recipe,
-            failure,
-            shares=shares,
-            stages=can_stage(self.backend.name, recipe),
-            own_rollout=own_rollout and recipe.vllm_server is None,
-        )
-
-    def _explain(self, failure: Failure, recipe: Recipe) -> str:
-        tries = f" after {self.count - 1} retries in smaller parts" if self.count > 1 else ""
-        checkpoint = self.run.latest_checkpoint()
-        kept = f"Step {checkpoint[0]} is kept. " if checkpoint else ""
-        return (
-            f"Step {failure.step}: the {failure.phase} did not fit into memory{tries}: {failure.said}\n"
-            f"{self._advice(recipe)}\n{kept}Where there is more memory, or once other programs have left it, go on "
-            f"with: grit-lite train --resume --output {self.run.folder}"
-        )
-
-    def _advice(self, recipe: Recipe) -> str:
-        if self.plan is None:
-            return "Start again with a lower max_completion_tokens or max_pixels, or with a smaller model."
-        return self.plan.advice(recipe, after_failure=True)
 
 
 def save_adapter(run: Run, backend: Backend) -> None:

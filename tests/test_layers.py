@@ -33,7 +33,7 @@ LAYERS = [
     ["run"],
     ["pages"],
     ["trainer", "evaluate", "report"],
-    ["screen", "alarms", "stopping"],
+    ["screen", "alarms", "stopping", "retrying"],
     ["chat"],
     ["export", "lmms"],
     ["training", "doctor"],
