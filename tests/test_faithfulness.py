@@ -19,7 +19,7 @@ from grit_lite.backends import Generated, Request, open_backend
 from grit_lite.boxes import Box, draw, iou
 from grit_lite.cli import app
 from grit_lite.errors import UsageError
-from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation, Shard
+from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation
 from grit_lite.evaluate.faithfulness import CONDITIONS, faithfulness, reasoning_correlation, summarise
 from grit_lite.evaluate.faithfulness.conditions import Case
 from grit_lite.evaluate.faithfulness.correlation import by_judge
@@ -47,7 +47,7 @@ from grit_lite.scorers import is_right
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.measure import chain_opening
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import Wish, save_adapter
+from grit_lite.training import save_adapter
 from grit_lite.triplets import from_scene_question
 
 SIZE = (60, 40)
@@ -618,14 +618,6 @@ def test_the_report_shows_it_only_beside_the_same_model(examined, evaluated, tmp
     assert report_on(folder / "made.json")["faithfulness"] is None
     beside.unlink()
     assert report_on(folder / "made.json")["faithfulness"] is None
-
-
-def test_faithfulness_is_asked_greedily_and_in_one_process():
-    recipe = load_recipe("tiny")
-    assert Wish(faithfulness=True).decoding(recipe).temperature == 0
-    for wish in (Wish(faithfulness=True, seeds=2), Wish(faithfulness=True, shard=Shard.read("1/2"))):
-        with pytest.raises(UsageError, match="--faithfulness compares greedy answers"):
-            wish.decoding(recipe)
 
 
 def test_lines_are_divided_by_dataset_where_there_is_a_control(examined):

@@ -35,7 +35,7 @@ LAYERS = [
     ["trainer", "evaluate", "report"],
     ["screen", "alarms", "stopping", "retrying"],
     ["chat"],
-    ["export", "lmms"],
+    ["export", "lmms", "evaluating"],
     ["training", "doctor"],
     ["cli"],
     ["__main__"],
@@ -114,7 +114,7 @@ def test_light_module_does_not_wait_for_torch(name):
     assert not heavy, f"{name} imports {sorted(heavy)} at the top; import them inside the function that needs them"
 
 
-@pytest.mark.parametrize("name", ["training", "chat", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["training", "chat", "evaluate", "evaluating", "export"])
 def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backend(name):
     code = f"import grit_lite.{name}, sys; print(*sorted({{'transformers', 'peft', 'trl'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
