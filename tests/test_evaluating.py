@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from grit_lite.backends import open_backend
+from grit_lite.backends.plain import PlainBackend
+from grit_lite.cli import main
 from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Shard
 from grit_lite.evaluate.rows import scored_by
@@ -133,6 +136,37 @@ def test_an_evaluation_killed_in_the_middle_goes_on_and_leaves_the_same_files(fi
     assert summary["n"] == 8
     assert_same(unevaluated, first)
     assert [row["key"] for row in completions(unevaluated)] == [row["key"] for row in completions(first)]
+
+
+def test_a_signal_keeps_what_was_asked_and_the_same_command_goes_on_from_there(first, unevaluated, monkeypatch):
+    arguments = ["eval", str(unevaluated), "--batch-size", "1"]  # so that 23 batches are left after the first
+    command = [sys.executable, "-m", "grit_lite", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not completions(unevaluated):
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate()
+    assert process.returncode == 143, stderr
+    assert "Stopped by SIGTERM. What was asked is kept: the same command goes on from there." in stderr
+    assert not (unevaluated / "eval" / "shapes.json").exists()
+    kept, everything = completions(unevaluated), completions(first)
+    assert 0 < len(kept) < len(everything)
+
+    asked, generate = [], PlainBackend.generate
+
+    def counted(self, requests, **options):
+        asked.extend(requests)
+        return generate(self, requests, **options)
+
+    monkeypatch.setattr(PlainBackend, "generate", counted)
+    monkeypatch.setattr(sys, "argv", ["grit-lite", *arguments])  # in this process, which has torch loaded already
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert len(asked) == len(everything) - len(kept)
+    assert completions(unevaluated) == everything
+    assert_same(unevaluated, first)
 
 
 def test_what_is_known_is_not_asked_again(first, unevaluated, monkeypatch):
