@@ -19,6 +19,7 @@ from grit_lite.cli import main
 from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Shard
 from grit_lite.evaluate.rows import scored_by
+from grit_lite.evaluate.runner import sampled_by
 from grit_lite.evaluating import Wish, evaluate_again
 from grit_lite.recipe import load_recipe
 from grit_lite.run import Run, read_rows
@@ -192,6 +193,27 @@ def test_a_changed_adapter_in_the_same_folder_is_asked_again(first, second, unev
     assert [row["completion"] for row in after.values()] != [row["completion"] for row in before.values()]
 
 
+def test_an_adapter_of_the_same_tensors_that_counts_for_more_is_another_one(first, unevaluated):
+    shutil.copytree(first / "eval", unevaluated / "eval")
+    config = unevaluated / "adapter" / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "lora_alpha": 8 * settings["lora_alpha"]}))
+    (summary,) = evaluate_again(unevaluated, Wish(batch_size=3))
+    before, after = ({(r["system"], r["id"]): r for r in rows(folder)} for folder in (first, unevaluated))
+    assert {system for (system, id), row in after.items() if row["key"] != before[system, id]["key"]} == {"tuned"}
+    assert any(row["completion"] != before[place]["completion"] for place, row in after.items())
+    earlier = json.loads((first / "eval" / "shapes.json").read_text())
+    hashes = [one["settings"]["systems"]["tuned"]["adapter"] for one in (earlier, summary)]
+    assert hashes[0] != hashes[1]
+
+
+def test_what_other_code_has_sampled_is_asked_again(first, unevaluated, monkeypatch):
+    shutil.copytree(first / "eval", unevaluated / "eval")
+    monkeypatch.setattr("grit_lite.evaluate.runner.sampled_by", lambda: "other code")
+    evaluate_again(unevaluated, Wish(batch_size=3))
+    assert len(completions(unevaluated)) == 24 + 24
+
+
 def test_parts_asked_by_several_processes_are_the_whole(first, unevaluated):
     assert evaluate_again(unevaluated, Wish(batch_size=3, shard=Shard.read("2/2"))) == []
     assert not (unevaluated / "eval" / "shapes.json").exists()
@@ -259,7 +281,8 @@ def test_faithfulness_is_asked_greedily_and_in_one_process():
             wish.decoding(recipe)
 
 
-def test_a_summary_names_the_code_that_scored_it(first):
+def test_a_summary_names_the_code_that_sampled_and_scored_it(first):
     summary = json.loads((first / "eval" / "shapes.json").read_text())
     assert summary["settings"]["scored_by"] == scored_by()
+    assert summary["settings"]["sampled_by"] == sampled_by()
     assert Path(scored_by.__globals__["__file__"]).name == "rows.py"

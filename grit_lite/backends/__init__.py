@@ -148,10 +148,10 @@ class Backend(Protocol):
         """Write the adapter in PEFT's format, with its `grit_lite.json`."""
 
     def replace_adapter(self, folder: Path) -> None:
-        """Put a trained adapter of the same shape in the place of the one that is on the model."""
+        """Put a trained adapter of the same shape and settings in the place of the one that is on the model."""
 
     def fingerprints(self) -> dict[str, str | None]:
-        """The sha256 of `weights`, `adapter` (None without one) and `processor`, as they are in memory."""
+        """The sha256 of `weights`, `adapter` (None without one), `processor` and `configuration`, as in memory."""
         ...
 
     def describe(self) -> dict[str, Any]:

@@ -202,7 +202,7 @@ class LoadedModel(abc.ABC):
             self.model.load_adapter(folder, "default", torch_device=str(self.device))
 
     def fingerprints(self) -> dict[str, str | None]:
-        return fingerprints(self.model, self.processor)
+        return fingerprints(self.model, self.processor, self.end_tokens(), self.suppressed_tokens())
 
     def describe(self) -> dict[str, Any]:
         parameters = list(self.model.parameters())

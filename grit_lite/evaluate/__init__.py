@@ -23,7 +23,18 @@ from grit_lite.evaluate.gallery import keep_pictures, write_gallery
 from grit_lite.evaluate.judging import judge_rows
 from grit_lite.evaluate.question import Question, from_triplet
 from grit_lite.evaluate.rows import Row, row, scored_by, short_ending
-from grit_lite.evaluate.runner import SYSTEMS, WHOLE, Asked, Asking, Completions, Decoding, Progress, Shard, System
+from grit_lite.evaluate.runner import (
+    SYSTEMS,
+    WHOLE,
+    Asked,
+    Asking,
+    Completions,
+    Decoding,
+    Progress,
+    Shard,
+    System,
+    sampled_by,
+)
 from grit_lite.evaluate.summary import summarise, table
 from grit_lite.judge import Judge
 from grit_lite.run import replace_text, write_json
@@ -164,6 +175,7 @@ class Evaluation:
             "decoding": "sampled" if sampled else "greedy",
             **({"temperature": self.decoding.temperature, "draws": self.decoding.draws} if sampled else {}),
             "prompts": {style: getattr(prompts, style) for style in ("direct", "grounded")},
+            "sampled_by": sampled_by(),
             "scored_by": scored_by(),
             **self.settings,
         }

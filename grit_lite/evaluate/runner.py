@@ -1,10 +1,10 @@
 """Asking: every question put to every system, once.
 
 A completion is kept in a file as soon as its batch is done, under a key that is a hash of everything it depends on: the
-model's weights, adapter and processor as they are in memory, the rendered prompt, the images, and how it is decoded. So
-an evaluation that was interrupted goes on where it was, and one of a model that has changed asks again, whatever the
-folder and the names are. Scores are no part of it: they are made anew from the completions every time, because that
-takes no time, so that no score is ever older than the code.
+model's weights, adapter, processor and configuration as they are in memory, the code that samples, the rendered prompt,
+the images, and how it is decoded. So an evaluation that was interrupted goes on where it was, and one of a model that
+has changed asks again, whatever the folder and the names are. Scores are no part of it: they are made anew from the
+completions every time, because that takes no time, so that no score is ever older than the code.
 
 Batches are cut from all questions before it is seen which of them are known already, and are asked whole. A model may
 round differently in another batch; this way there never is another one, after an interruption or in a shard.
@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
+from grit_lite import fitting
 from grit_lite.backends import Backend, Generated, Request
 from grit_lite.errors import OutOfMemory, UsageError
 from grit_lite.evaluate.question import Question
@@ -32,6 +33,19 @@ Progress = Callable[[str, int, int], None]  # told (system, questions done, ques
 
 # What else a completion depends on, of what a backend says of itself.
 _GENERATOR = ("backend", "device", "dtype", "load_in_4bit", "engine", "versions")
+
+# The code that makes a completion of a prompt and its images; see `sampled_by`.
+_SAMPLING = (
+    "triplets/images.py",
+    "families.py",
+    "vlm.py",
+    "packing.py",
+    "rollout.py",
+    "engine.py",
+    "backends/common.py",
+    "backends/plain.py",
+    "backends/unsloth.py",
+)
 
 
 class System(NamedTuple):
@@ -166,7 +180,9 @@ class Asking:
         self.batch_size = self.at_once = batch_size
         # How much of it could be trained changes when an adapter is switched off and on, and nothing else does.
         self.said = {name: fact for name, fact in backend.describe().items() if name != "trainable"}
-        self.identity = {**backend.fingerprints(), "generator": {name: self.said.get(name) for name in _GENERATOR}}
+        self.fingerprints = backend.fingerprints()
+        generator = {name: self.said.get(name) for name in _GENERATOR}
+        self.identity = {**self.fingerprints, "generator": generator, "sampled_by": sampled_by()}
 
     def prepare(self, questions: Sequence[Question], system: System) -> list[Asked]:
         """Every question as it will be asked, in order, its draws one after the other."""
@@ -206,10 +222,9 @@ class Asking:
 
     def describe(self, system: System) -> dict[str, Any]:
         """Which model, by its hashes, and which prompt."""
-        identity = {name: self.identity[name] for name in ("weights", "adapter", "processor")}
         without = {} if system.use_adapter else {"adapter": None}
         prompt = getattr(self.backend.spec.prompts, system.style)
-        return {"model": self.said, **identity, **without, "prompt": prompt}
+        return {"model": self.said, **self.fingerprints, **without, "prompt": prompt}
 
     def _generate(self, batch: Sequence[Asked], system: System) -> list[Generated]:
         requests = [Request(tuple(one.question.load_images()), one.prompt) for one in batch]
@@ -252,3 +267,14 @@ def seed(asked: Asked) -> int:
     """What a draw of a question begins from; the same for every system, so that they differ in nothing else."""
     digest = hashlib.sha256(f"{asked.question.id} {asked.draw}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+def sampled_by() -> str:
+    """The sha256 of the code of ours that makes a completion of a prompt and its images.
+
+    It stands in the keys in the place of a version of this package, which stays the same while somebody works on that
+    code, and changes with releases that sample as before. An edit that changes no completion asks again: that costs
+    time, and is never wrong. The libraries are in the keys by their versions.
+    """
+    package = Path(str(fitting.__file__)).parent
+    return hashlib.sha256(b"".join((package / name).read_bytes() for name in _SAMPLING)).hexdigest()
