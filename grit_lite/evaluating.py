@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from grit_lite import processes
 from grit_lite.backends import Backend, open_backend
+from grit_lite.backends.configuration import read_adapter_settings
 from grit_lite.errors import Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
 from grit_lite.evaluate.benchmarks import Benchmark, find
@@ -205,7 +206,7 @@ def ask_all(
         examine_all(evaluations, backend, list(asked)[-1], wish.faithfulness_questions, between_batches)
     if (against := wish.against) is None or other is None:
         return list(asked)
-    if in_place(recipe, other):
+    if adapter and in_place(recipe, other, adapter, against / "adapter"):
         backend.replace_adapter(against / "adapter")
     else:
         del backend
@@ -253,12 +254,15 @@ def examine_all(
 
 # What two runs must have in common for one to lend the other its model.
 _OF_THE_MODEL = ("model", "revision", "backend", "vllm", "load_in_4bit", "dtype", "max_pixels")
-_OF_THE_ADAPTER = ("lora_rank", "lora_alpha", "lora_parts")
 
 
-def in_place(recipe: Recipe, other: Recipe) -> bool:
-    """Whether the adapter of the other run fits on the model of this one as it is."""
-    return all(getattr(recipe, key) == getattr(other, key) for key in (*_OF_THE_MODEL, *_OF_THE_ADAPTER))
+def in_place(recipe: Recipe, other: Recipe, adapter: Path, other_adapter: Path) -> bool:
+    """Whether the adapter of the other run fits on the model of this one as it is.
+
+    The adapters say it themselves: what their tensors are worth, and where they belong, is not in the tensors.
+    """
+    alike = read_adapter_settings(adapter) == read_adapter_settings(other_adapter)
+    return alike and all(getattr(recipe, key) == getattr(other, key) for key in _OF_THE_MODEL)
 
 
 def conclude(evaluations: Sequence[Begun], systems: Sequence[str], judge: Judge | None) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Shard
 from grit_lite.evaluate.rows import scored_by
 from grit_lite.evaluate.runner import sampled_by
-from grit_lite.evaluating import Wish, evaluate_again
+from grit_lite.evaluating import Wish, evaluate_again, finished, in_place
 from grit_lite.recipe import load_recipe
 from grit_lite.run import Run, read_rows
 from grit_lite.tiny.build import save_untrained
@@ -205,6 +205,21 @@ def test_an_adapter_of_the_same_tensors_that_counts_for_more_is_another_one(firs
     earlier = json.loads((first / "eval" / "shapes.json").read_text())
     hashes = [one["settings"]["systems"]["tuned"]["adapter"] for one in (earlier, summary)]
     assert hashes[0] != hashes[1]
+
+
+def test_a_run_whose_adapter_counts_for_more_does_not_borrow_the_model(first, second, unevaluated, tmp_path):
+    louder = tmp_path / "louder"
+    shutil.copytree(first, louder, ignore=shutil.ignore_patterns("eval"))
+    config = louder / "adapter" / "adapter_config.json"
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "lora_alpha": 8 * settings["lora_alpha"]}))
+    recipe = finished(first)
+    assert in_place(recipe, finished(second), first / "adapter", second / "adapter")
+    assert not in_place(recipe, finished(louder), first / "adapter", louder / "adapter")
+    evaluate_again(unevaluated, Wish(against=louder, batch_size=3))
+    beside = [row["completion"] for row in rows(unevaluated, "shapes-vs-louder") if row["system"] == "louder"]
+    evaluate_again(louder, Wish(batch_size=3))
+    assert beside == [row["completion"] for row in rows(louder) if row["system"] == "tuned"]
 
 
 def test_what_other_code_has_sampled_is_asked_again(first, unevaluated, monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES, Family
 
-CONFIG = "config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 
 # Of PEFT's settings of an adapter: names, paths and versions, and whether it is being trained.
 _NOT_OF_THE_ADAPTER = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
@@ -65,6 +65,15 @@ def adapter_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name not in _NOT_OF_THE_ADAPTER
     }
+
+
+def read_adapter_settings(folder: Path) -> dict[str, Any]:
+    """The same of an adapter in a folder; empty where they cannot be read, which is said once it is loaded."""
+    try:
+        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return adapter_settings(values) if isinstance(values, dict) else {}
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
