@@ -5,23 +5,44 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from grit_lite.backends import Generated
+from grit_lite.answer import GRIT_PROMPT
+from grit_lite.backends import Generated, ModelSpec
+from grit_lite.boxes import BoxSpace
 from grit_lite.errors import UsageError
-from grit_lite.evaluate import Decoding, Evaluation, Question, Shard
-from grit_lite.evaluate.runner import Completions, key
+from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation, Question, Shard
+from grit_lite.evaluate.runner import Asking, Completions, key
 
 IDENTITY = {"weights": "w", "adapter": "a", "processor": "p", "generator": {"dtype": "float32"}}
 
 
 def test_a_key_depends_on_all_that_a_completion_depends_on_and_on_nothing_else():
-    def of(identity=IDENTITY, prompt="?", images=("i",), decoding=None, draw=0):
-        return key(identity, prompt, images, decoding or Decoding(8), draw)
+    def of(identity=IDENTITY, prompt="?", images=("i",), decoding=None, seed=None):
+        return key(identity, prompt, images, decoding or Decoding(8), seed)
 
     others = [of({**IDENTITY, part: "other"}) for part in IDENTITY]
-    others += [of(prompt="!"), of(images=("j",)), of(images=("i", "i")), of(draw=1)]
+    others += [of(prompt="!"), of(images=("j",)), of(images=("i", "i")), of(seed=0), of(seed=1)]
     others += [of(decoding=Decoding(9)), of(decoding=Decoding(8, 1.0))]
     assert len({of(), *others}) == 1 + len(others)
     assert of() == of(decoding=Decoding(8, draws=5))
+
+
+def test_questions_that_ask_the_same_share_a_greedy_completion_and_no_sampled_one():
+    class Named:
+        spec = ModelSpec("qwen3_vl", BoxSpace.RESIZED_PIXELS, GRIT_PROMPT)
+
+        def describe(self):
+            return {}
+
+        def fingerprints(self):
+            return {"weights": "w", "adapter": "a"}
+
+    def keys(decoding):
+        return {one.key for one in Asking(Named(), decoding, 4).prepare(twice, SYSTEMS["tuned"])}
+
+    question = Question("q", "?", "yes", (Image.new("RGB", (4, 4)),), (4, 4))
+    twice = [question, replace(question, id="r")]
+    assert len(keys(Decoding(8))) == 1
+    assert len(keys(Decoding(8, 1.0, draws=3))) == 6
 
 
 def test_a_torn_row_is_cut_off_and_the_whole_ones_are_kept(tmp_path):

@@ -98,11 +98,12 @@ WHOLE = Shard()
 
 
 class Asked(NamedTuple):
-    """A question as one system is asked it, for the `draw`-th time."""
+    """A question as one system is asked it, for the `draw`-th time; `seed` is what that begins from, None if greedy."""
 
     question: Question
     draw: int
     prompt: str
+    seed: int | None
     key: str
 
 
@@ -190,12 +191,13 @@ class Asking:
         prompts = [render(question.text, style=system.style) for question in questions]
         hashes = [question.image_hashes() for question in questions]
         identity = {**self.identity, **({} if system.use_adapter else {"adapter": None})}
-        return [
-            Asked(question, draw, prompt, key(identity, prompt, images, self.decoding, draw))
-            for (question, prompt, images), draw in product(
-                zip(questions, prompts, hashes, strict=True), range(self.decoding.draws)
-            )
-        ]
+        asked = []
+        for (question, prompt, images), draw in product(
+            zip(questions, prompts, hashes, strict=True), range(self.decoding.draws)
+        ):
+            begins = seed(question, draw) if self.decoding.temperature else None
+            asked.append(Asked(question, draw, prompt, begins, key(identity, prompt, images, self.decoding, begins)))
+        return asked
 
     def ask(
         self,
@@ -233,7 +235,7 @@ class Asking:
             max_new_tokens=self.decoding.max_new_tokens,
             use_adapter=system.use_adapter,
             temperature=self.decoding.temperature,
-            seeds=[seed(one) for one in batch] if self.decoding.temperature else None,
+            seeds=[one.seed for one in batch if one.seed is not None] or None,
         )
 
     def generate(self, requests: Sequence[Request], **options: Any) -> list[Generated]:
@@ -256,16 +258,21 @@ class Asking:
         return generated
 
 
-def key(identity: Mapping[str, Any], prompt: str, images: Sequence[str], decoding: Decoding, draw: int) -> str:
-    """The sha256 of all that a completion depends on."""
-    parts = {"model": identity, "prompt": prompt, "images": images, "decoding": asdict(decoding), "draw": draw}
+def key(
+    identity: Mapping[str, Any], prompt: str, images: Sequence[str], decoding: Decoding, seed: int | None = None
+) -> str:
+    """The sha256 of all that a completion depends on.
+
+    Questions that ask the same of the same images share a greedy completion; a sampled one begins from its own seed.
+    """
+    parts = {"model": identity, "prompt": prompt, "images": images, "decoding": asdict(decoding), "seed": seed}
     del parts["decoding"]["draws"]  # how many others there are is all the same to it
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def seed(asked: Asked) -> int:
+def seed(question: Question, draw: int) -> int:
     """What a draw of a question begins from; the same for every system, so that they differ in nothing else."""
-    digest = hashlib.sha256(f"{asked.question.id} {asked.draw}".encode()).digest()
+    digest = hashlib.sha256(f"{question.id} {draw}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 

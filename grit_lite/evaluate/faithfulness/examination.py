@@ -109,7 +109,7 @@ class Remembering:
     def _key(self, request: Request, use_adapter: bool) -> str:
         identity = {**self.asking.identity, **({} if use_adapter else {"adapter": None})}
         images = [_hash(image) for image in request.images]
-        return key(identity, f"{request.text}\0{request.opening}", images, self.asking.decoding, 0)
+        return key(identity, f"{request.text}\0{request.opening}", images, self.asking.decoding)
 
 
 def _hash(image: Image.Image) -> str:
