@@ -71,7 +71,7 @@ def measure(
     """Base beside tuned on the benchmark of the recipe, into `eval/` of the run folder."""
     evaluations = begin(folder, recipe, Wish())
     judge = judge_for(evaluations, recipe)
-    ask(evaluations, backend, SYSTEMS, between_batches)
+    ask(evaluations, backend, SYSTEMS, between_batches, folder / "adapter")
     return conclude(evaluations, list(SYSTEMS), judge)[0]
 
 
@@ -173,6 +173,7 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Be
     settings = {
         **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
         "revision": loaded.revision,
+        "source": None if wish.source is None else str(wish.source),
         "available": loaded.available,
         "rows_sha256": loaded.sha256,
     }
@@ -201,7 +202,7 @@ def ask_all(
     """Ask the model, then that of the other run where there is one; the systems in the order of the table."""
     asked = {name: system for name, system in SYSTEMS.items() if adapter or not system.use_adapter}
     backend = open_backend(recipe, adapter)
-    ask(evaluations, backend, asked, between_batches)
+    ask(evaluations, backend, asked, between_batches, adapter)
     if wish.faithfulness:
         examine_all(evaluations, backend, list(asked)[-1], wish.faithfulness_questions, between_batches)
     if (against := wish.against) is None or other is None:
@@ -212,7 +213,7 @@ def ask_all(
         del backend
         free_memory()  # the other model needs the room
         backend = open_backend(other, against / "adapter")
-    ask(evaluations, backend, {name_of(against): SYSTEMS["tuned"]}, between_batches)
+    ask(evaluations, backend, {name_of(against): SYSTEMS["tuned"]}, between_batches, against / "adapter")
     *before, last = asked
     return [*before, name_of(against), last]
 
@@ -222,8 +223,10 @@ def ask(
     backend: Backend,
     systems: Mapping[str, System],
     between_batches: Callable[[], None] = lambda: None,
+    adapter: Path | None = None,
 ) -> None:
-    """Ask one model all that there is to ask it."""
+    """Ask one model all that there is to ask it; `adapter` is where the one that is on it is from."""
+    adapter_from = origin(adapter) if adapter else None
     with evaluation_progress() as show:
         for begun in evaluations:
 
@@ -231,7 +234,7 @@ def ask(
                 show(f"{of} {system}", done, total)
                 between_batches()
 
-            begun.evaluation.ask(backend, systems, progress)
+            begun.evaluation.ask(backend, systems, progress, adapter_from)
 
 
 def examine_all(
@@ -279,6 +282,12 @@ def _conclude(begun: Begun, systems: Sequence[str], judge: Judge | None) -> dict
     result = evaluation.conclude(begun.name, systems, begun.settings, begun.aggregates, judge)
     write_gallery(evaluation.folder, begun.name)
     return result
+
+
+def origin(adapter: Path) -> str:
+    """What a reader knows an adapter by: the name of its run, else of its own folder."""
+    folder = adapter.resolve()
+    return (folder.parent if folder.name == "adapter" else folder).name
 
 
 def name_of(run: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from grit_lite import __version__
 from grit_lite.backends import open_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.cli import main
@@ -20,11 +21,12 @@ from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Shard
 from grit_lite.evaluate.rows import scored_by
 from grit_lite.evaluate.runner import sampled_by
-from grit_lite.evaluating import Wish, evaluate_again, finished, in_place
+from grit_lite.evaluating import Wish, evaluate_again, evaluate_model, finished, in_place
 from grit_lite.recipe import load_recipe
 from grit_lite.run import Run, read_rows
 from grit_lite.tiny.build import save_untrained
-from grit_lite.training import save_adapter
+from grit_lite.tiny.world import make_scene
+from grit_lite.training import save_adapter, train
 
 SHORT = ["max_completion_tokens=6", "eval_questions=8"]
 FILES = ("shapes.json", "shapes.jsonl")
@@ -121,7 +123,11 @@ def test_rows_hold_what_was_asked_what_was_said_and_every_score(first):
     assert summary["failures"]["tuned"] == {"rows": 8, "without_answer": 8, "unfinished": 8, "not_judged": 0}
     settings = summary["settings"]
     assert {"model", "max_new_tokens", "decoding", "rows_sha256", "scored_by", "revision"} <= settings.keys()
+    model = settings["model"]
+    assert (model["max_pixels"], model["revision"]) == (load_recipe("tiny").max_pixels, None)
+    assert (settings["grit-lite"], settings["source"]) == (__version__, None)
     hashes = [settings["systems"][name]["adapter"] for name in SYSTEMS]
+    assert [settings["systems"][name].get("adapter_from") for name in SYSTEMS] == [None, None, "first"]
     assert hashes[:2] == [None, None]
     assert len(hashes[2]) == 64
 
@@ -243,6 +249,7 @@ def test_two_runs_stand_in_one_table(first, second, unevaluated):
     (summary,) = evaluate_again(unevaluated, Wish(against=second, batch_size=3))
     assert list(summary["systems"]) == ["base_direct", "base", "second", "tuned"]
     assert {(row["of"], row["against"]) for row in summary["paired"]} >= {("tuned", "second")}
+    assert summary["settings"]["systems"]["second"]["adapter_from"] == "second"
     evaluate_again(second, Wish(batch_size=3))
     own = {row["id"]: row["completion"] for row in rows(second) if row["system"] == "tuned"}
     beside = {
@@ -259,10 +266,29 @@ def test_a_run_of_another_model_is_opened_by_itself(model, second, unevaluated, 
     (summary,) = evaluate_again(unevaluated, Wish(against=smaller))
     systems = summary["settings"]["systems"]
     assert systems["smaller"]["processor"] != systems["tuned"]["processor"]
+    assert systems["smaller"]["model"]["max_pixels"] == 4096 != systems["tuned"]["model"]["max_pixels"]
     evaluate_again(smaller, Wish())
     own = {row["id"]: row["completion"] for row in rows(smaller) if row["system"] == "tuned"}
     named = [row for row in rows(unevaluated, "shapes-vs-smaller") if row["system"] == "smaller"]
     assert own == {row["id"]: row["completion"] for row in named}
+
+
+def test_a_copy_of_ones_own_and_an_adapter_outside_a_run_are_named(first, tmp_path):
+    shutil.copytree(first / "adapter", tmp_path / "published")
+    make_scene(0, "validation").image.save(tmp_path / "a.png")
+    row = {"photo": "a.png", "asked": "How many?", "truth": 1, "cars": [], "camera": "north"}
+    (tmp_path / "parking.jsonl").write_text(json.dumps(row) + "\n")
+    wish = Wish((f"{Path(__file__).parents[1] / 'docs/own_benchmark.py'}:PARKING",), source=tmp_path)
+    (summary,) = evaluate_model(tmp_path / "out", finished(first), tmp_path / "published", wish)
+    assert (summary["settings"]["source"], summary["settings"]["revision"]) == (str(tmp_path), "local")
+    assert summary["settings"]["systems"]["tuned"]["adapter_from"] == "published"
+
+
+def test_what_was_asked_at_the_end_of_training_is_not_asked_again(model, tmp_path, monkeypatch):
+    settings = [f"model={model}", *SHORT, "evaluate=shapes", "steps=1", "triplets=2", "prompts_per_step=1"]
+    train(Run.create(tmp_path / "run", load_recipe("tiny", settings)))
+    monkeypatch.setattr("grit_lite.backends.plain.PlainBackend.generate", lambda *_, **__: pytest.fail("asked again"))
+    evaluate_again(tmp_path / "run", Wish())
 
 
 def test_sampled_answers_are_repeated_whatever_the_batch(unevaluated):

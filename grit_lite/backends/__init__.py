@@ -155,7 +155,7 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts for `run.json`: model, device, dtype, parameters, versions."""
+        """Plain facts for `run.json`: model and revision (None in a folder), device, dtype, parameters, versions."""
         ...
 
 

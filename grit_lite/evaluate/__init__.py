@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from grit_lite import __version__
 from grit_lite.backends import Backend, ModelSpec
 from grit_lite.errors import UsageError
 from grit_lite.evaluate.aggregates import Aggregate
@@ -97,8 +98,13 @@ class Evaluation:
         self.settings: dict[str, Any] = {"systems": {}}
         self._parts: dict[str, _Part] = {}
 
-    def ask(self, backend: Backend, systems: Mapping[str, System], progress: Progress) -> None:
+    def ask(
+        self, backend: Backend, systems: Mapping[str, System], progress: Progress, adapter_from: str | None = None
+    ) -> None:
         """Ask one model as each of these systems.
+
+        Args:
+            adapter_from: what a reader knows the adapter's run by.
 
         Raises:
             OutOfMemory: not even one question at a time fits.
@@ -109,7 +115,8 @@ class Evaluation:
             for name, system in systems.items():
                 part = self._parts[name] = _Part(system, asking.prepare(self.questions, system), backend.spec)
                 asking.ask(part.asked, system, self.completions, self.shard, lambda *done, of=name: progress(of, *done))
-                self.settings["systems"][name] = asking.describe(system)
+                origin = {"adapter_from": adapter_from} if system.use_adapter else {}
+                self.settings["systems"][name] = {**asking.describe(system), **origin}
         if asking.at_once < self.batch_size:
             self.settings["halved_to_batch_size"] = asking.at_once
 
@@ -175,6 +182,7 @@ class Evaluation:
             "decoding": "sampled" if sampled else "greedy",
             **({"temperature": self.decoding.temperature, "draws": self.decoding.draws} if sampled else {}),
             "prompts": {style: getattr(prompts, style) for style in ("direct", "grounded")},
+            "grit-lite": __version__,
             "sampled_by": sampled_by(),
             "scored_by": scored_by(),
             **self.settings,
