@@ -13,7 +13,7 @@ from grit_lite.errors import Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
 from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination
-from grit_lite.fitting import free_memory
+from grit_lite.fitting import free_memory, memory_explained
 from grit_lite.judge import Judge, judge_of, proven
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
@@ -116,11 +116,14 @@ def evaluate_model(
     evaluations = begin(folder, recipe, wish)
     judge = judge_for(evaluations, recipe if wish.judge is None else recipe.model_copy(update={"judge": wish.judge}))
     stop = StopRequest()
+
+    def asking() -> list[str]:
+        with memory_explained(recipe.model):
+            return ask_all(evaluations, recipe, adapter, wish, other, stop.interrupt_if_asked)
+
     try:
         with stop:
-            systems = processes.together(
-                lambda: ask_all(evaluations, recipe, adapter, wish, other, stop.interrupt_if_asked)
-            )
+            systems = processes.together(asking)
     except KeyboardInterrupt:
         number = stop.signal_number or signal.SIGINT
         said = f"Stopped by {signal.Signals(number).name}. What was asked is kept: the same command goes on from there."

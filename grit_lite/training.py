@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from grit_lite import __version__, processes
 from grit_lite.alarms import DeadSignalAlarm, SamplerGapAlarm
 from grit_lite.backends import Backend, import_libraries, open_backend
-from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, OutOfMemory, Stopped
+from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, Stopped
 from grit_lite.evaluating import measure
-from grit_lite.fitting import Failure, free_memory, is_out_of_memory
+from grit_lite.fitting import Failure, free_memory, is_out_of_memory, memory_explained
 from grit_lite.judge import Endpoint, Judge, judge_of, proven
 from grit_lite.recipe import Recipe
 from grit_lite.report import write_report
@@ -37,10 +37,9 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
     Raises:
         GritLiteError: with the exit code of its kind; `run.json` says how the run ended in every case.
     """
-    recipe = run.recipe
     stop = StopRequest()
     try:
-        with stop:
+        with stop, memory_explained(run.recipe.model):
             return _carry_out(run, stop, as_json)
     except KeyboardInterrupt:
         error = stopped(run, stop.signal_number or signal.SIGINT)
@@ -54,12 +53,6 @@ def train(run: Run, *, as_json: bool = False) -> dict[str, Any] | None:
     except Exception as error:
         if processes.tells_of_a_loss(error):
             raise lost(run, error) from error
-        if is_out_of_memory(error):
-            run.finish("failed", error=str(error))
-            raise OutOfMemory(
-                f"{recipe.model} did not fit into memory: {error}\n`grit-lite doctor` estimates what each recipe "
-                "needs. Set load_in_4bit=true, take a smaller model, or end other programs that use this memory."
-            ) from error
         run.finish("failed", error=f"{type(error).__name__}: {error}")  # a bug of ours or of a library
         raise
     finally:

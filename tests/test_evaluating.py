@@ -284,6 +284,35 @@ def test_a_copy_of_ones_own_and_an_adapter_outside_a_run_are_named(first, tmp_pa
     assert summary["settings"]["systems"]["tuned"]["adapter_from"] == "published"
 
 
+@pytest.mark.parametrize(
+    ("refused", "error"),
+    [
+        (1, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+        (1, RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")),
+        (2, MemoryError()),
+    ],
+)
+def test_a_model_that_does_not_fit_as_it_is_opened_ends_with_exit_5(
+    unevaluated, model, tmp_path, monkeypatch, capsys, refused, error
+):
+    """The second model that is opened is that of the other run."""
+    load, opened = PlainBackend._load_model, []
+
+    def loading(backend, location):
+        opened.append(location)
+        if len(opened) == refused:
+            raise error
+        return load(backend, location)
+
+    other = make_run(tmp_path / "other", model, 0.1, "max_pixels=4096")
+    monkeypatch.setattr(PlainBackend, "_load_model", loading)
+    monkeypatch.setattr(sys, "argv", ["grit-lite", "eval", str(unevaluated), "--compare", str(other)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 5
+    assert "did not fit into memory" in capsys.readouterr().err
+
+
 def test_what_was_asked_at_the_end_of_training_is_not_asked_again(model, tmp_path, monkeypatch):
     settings = [f"model={model}", *SHORT, "evaluate=shapes", "steps=1", "triplets=2", "prompts_per_step=1"]
     train(Run.create(tmp_path / "run", load_recipe("tiny", settings)))

@@ -23,6 +23,7 @@ from grit_lite.boxes import Size
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES, Family
+from grit_lite.fitting import is_out_of_memory
 from grit_lite.machine import find_gpu, number_format
 from grit_lite.recipe import Recipe
 
@@ -386,6 +387,8 @@ def _explained_adapter(adapter: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"The adapter in {adapter} does not load on this model: {error}") from error
 
 
@@ -394,9 +397,9 @@ def explained(location: str) -> Iterator[None]:
     """Says in one message what a library reports about a model that cannot be loaded."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         hint = (
             "The folder must hold config.json, *.safetensors and the processor's files."
             if Path(location).is_dir()
