@@ -124,21 +124,28 @@ def evaluate_model(
     try:
         with stop:
             systems = processes.together(asking)
+            if not _is_to_conclude(evaluations, folder):
+                return []
+            stop.interrupt_from_here_on()
+            results = conclude(evaluations, systems, judge)
     except KeyboardInterrupt:
         number = stop.signal_number or signal.SIGINT
         said = f"Stopped by {signal.Signals(number).name}. What was asked is kept: the same command goes on from there."
         raise processes.known_to_all(Stopped(said, number)) from None
-    processes.part()
-    if not processes.is_first():
-        return []
-    if any(begun.evaluation.missing() for begun in evaluations):
-        if processes.count() > 1:
-            raise UsageError(f"The first process does not see what others wrote to {folder}. Use a shared disk.")
-        return []
-    results = conclude(evaluations, systems, judge)
     if wish.faithfulness:
         return [result | {"faithfulness": read_examination(folder / "eval", result["benchmark"])} for result in results]
     return results
+
+
+def _is_to_conclude(evaluations: Sequence["Begun"], folder: Path) -> bool:
+    """Whether it is this process that sums up: it takes leave of the others, and all that was to be asked is there."""
+    processes.part()
+    if not processes.is_first():
+        return False
+    missing = any(begun.evaluation.missing() for begun in evaluations)
+    if missing and processes.count() > 1:
+        raise UsageError(f"The first process does not see what others wrote to {folder}. Use a shared disk.")
+    return not missing
 
 
 class Begun(NamedTuple):

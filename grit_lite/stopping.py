@@ -13,10 +13,12 @@ class StopRequest:
 
     Attributes:
         signal_number: the first signal received, or None.
+        at_once: whether the first one interrupts as well.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -40,7 +42,12 @@ class StopRequest:
         if self.signal_number is not None:
             raise KeyboardInterrupt
 
+    def interrupt_from_here_on(self) -> None:
+        """What follows is done again if it is interrupted, so that a signal need not wait for it."""
+        self.at_once = True
+        self.interrupt_if_asked()
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
+        is_first, self.signal_number = self.signal_number is None, self.signal_number or number
+        if self.at_once or not is_first:
             raise KeyboardInterrupt
-        self.signal_number = number

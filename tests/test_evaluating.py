@@ -17,7 +17,7 @@ from grit_lite import __version__
 from grit_lite.backends import open_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.cli import main
-from grit_lite.errors import UsageError
+from grit_lite.errors import Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Shard
 from grit_lite.evaluate.rows import scored_by
 from grit_lite.evaluate.runner import sampled_by
@@ -311,6 +311,23 @@ def test_a_model_that_does_not_fit_as_it_is_opened_ends_with_exit_5(
         main()
     assert end.value.code == 5
     assert "did not fit into memory" in capsys.readouterr().err
+
+
+def test_a_signal_while_results_are_summed_up_ends_at_once_with_what_was_asked_kept(first, unevaluated, monkeypatch):
+    shutil.copytree(first / "eval", unevaluated / "eval")
+
+    def conclude(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it went on")
+
+    monkeypatch.setattr("grit_lite.evaluating.conclude", conclude)
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody heard it"))
+    try:
+        with pytest.raises(Stopped, match=r"Stopped by SIGTERM\. What was asked is kept") as stopped:
+            evaluate_again(unevaluated, Wish(batch_size=3))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.exit_code == 143
 
 
 def test_what_was_asked_at_the_end_of_training_is_not_asked_again(model, tmp_path, monkeypatch):
