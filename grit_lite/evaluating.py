@@ -1,5 +1,6 @@
 """An evaluation carried out: questions, judge, the model, the one it is compared with, summaries, in this order."""
 
+import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from grit_lite.fitting import free_memory, memory_explained
 from grit_lite.judge import Judge, judge_of, proven
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
+from grit_lite.run import contents
 from grit_lite.screen import evaluation_progress
 from grit_lite.stopping import StopRequest
 
@@ -179,7 +181,7 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Be
         shard=wish.shard,
         beside=[against / "eval"] if against else [],
     )
-    sampled, compared = ("sampled" if decoding.temperature else ""), (f"vs-{name_of(against)}" if against else "")
+    sampled = "sampled" if decoding.temperature else ""
     settings = {
         **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
         "revision": loaded.revision,
@@ -187,8 +189,23 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Be
         "available": loaded.available,
         "rows_sha256": loaded.sha256,
     }
-    name = "-".join(filter(None, (benchmark.name, sampled, compared)))
+    name = "-".join(filter(None, (benchmark.name, sampled)))
+    if against:
+        settings["against"] = {"run": name_of(against), "adapter": contents(against / "adapter")}
+        name = _name_beside(folder / "eval", f"{name}-vs-{name_of(against)}", settings["against"]["adapter"])
     return Begun(evaluation, name, settings, aggregates.find(benchmark.aggregates))
+
+
+def _name_beside(folder: Path, name: str, adapter: str) -> str:
+    """The name of a comparison: that of the other run; and the hash of its adapter where that is taken by a namesake's.
+
+    A comparison is written over by one with the same adapter alone.
+    """
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return name
+    taken = json.loads(path.read_text(encoding="utf-8"))["settings"].get("against")
+    return name if taken and taken["adapter"] == adapter else f"{name}-{adapter[:8]}"
 
 
 def judge_for(evaluations: Sequence[Begun], recipe: Recipe) -> Judge | None:

@@ -23,7 +23,7 @@ from grit_lite.evaluate.rows import scored_by
 from grit_lite.evaluate.runner import sampled_by
 from grit_lite.evaluating import Wish, evaluate_again, evaluate_model, finished, in_place
 from grit_lite.recipe import load_recipe
-from grit_lite.run import Run, read_rows
+from grit_lite.run import Run, contents, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.world import make_scene
 from grit_lite.training import save_adapter, train
@@ -328,6 +328,25 @@ def test_a_signal_while_results_are_summed_up_ends_at_once_with_what_was_asked_k
     finally:
         signal.signal(signal.SIGTERM, before)
     assert stopped.value.exit_code == 143
+
+
+def test_two_runs_of_one_name_are_compared_in_files_of_their_own(first, second, unevaluated, tmp_path):
+    namesakes = [tmp_path / parent / "run1" for parent in ("a", "b")]
+    for run, namesake in zip((first, second), namesakes, strict=True):
+        shutil.copytree(run, namesake, ignore=shutil.ignore_patterns("eval"))
+
+    def compared():
+        return {path.name: path.read_bytes() for path in (unevaluated / "eval").glob("shapes-vs-*.json*")}
+
+    for namesake in namesakes:
+        (summary,) = evaluate_again(unevaluated, Wish(against=namesake, batch_size=3))
+    both, other = compared(), contents(namesakes[1] / "adapter")
+    assert summary["settings"]["against"] == {"run": "run1", "adapter": other}
+    name = f"shapes-vs-run1-{other[:8]}"
+    assert both.keys() == {"shapes-vs-run1.json", "shapes-vs-run1.jsonl", f"{name}.json", f"{name}.jsonl"}
+    for namesake in namesakes:
+        evaluate_again(unevaluated, Wish(against=namesake, batch_size=3))
+        assert compared() == both
 
 
 def test_what_was_asked_at_the_end_of_training_is_not_asked_again(model, tmp_path, monkeypatch):

@@ -13,8 +13,7 @@ from grit_lite.backends import find_spec, model_location
 from grit_lite.chat import Chosen, find_model
 from grit_lite.errors import ModelError, UsageError
 from grit_lite.evaluate import SYSTEMS
-
-_KEPT_OUT = {".md", ".png", ".html"}  # of a model's folder; nothing that an answer depends on
+from grit_lite.run import contents
 
 
 def model_args(target: str, system: str | None = None, max_new_tokens: int | None = None) -> str:
@@ -79,28 +78,19 @@ def weights_name(chosen: Chosen) -> str:
     settings = (recipe.dtype, recipe.load_in_4bit, recipe.max_pixels, recipe.max_completion_tokens)
     digest.update(repr(settings).encode())
     digest.update(repr(find_spec(recipe, chosen.adapter)).encode())
-    digest.update(_contents(model_location(recipe.model), recipe.revision))
+    digest.update(_contents_or_commit(model_location(recipe.model), recipe.revision))
     if chosen.adapter:
-        digest.update(_hash_folder(chosen.adapter))
+        digest.update(contents(chosen.adapter).encode())
     return f"w{digest.hexdigest()[:16]}"
 
 
-def _contents(location: str, revision: str | None) -> bytes:
+def _contents_or_commit(location: str, revision: str | None) -> bytes:
     """The hash of a folder; of a name on the hub, the commit that it stands for."""
     if Path(location).is_dir():
-        return _hash_folder(Path(location))
+        return contents(Path(location)).encode()
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(location, "config.json", revision=revision)).parent.name.encode()
     except OSError as error:
         raise ModelError(f"Which version of {location} is meant cannot be found out: {error}") from error
-
-
-def _hash_folder(folder: Path) -> bytes:
-    """The sha256 of the files of a folder, with their names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix not in _KEPT_OUT):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.digest()
