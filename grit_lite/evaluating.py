@@ -163,7 +163,8 @@ def begin(folder: Path, recipe: Recipe, wish: Wish) -> list[Begun]:
     """The benchmarks, loaded.
 
     Raises:
-        UsageError, DataError: there is no such benchmark, or it cannot be had.
+        UsageError: there is no such benchmark.
+        NotFetched, DataError: its data cannot be had, or cannot be used.
     """
     names = wish.benchmarks or ("shapes" if recipe.evaluate == "none" else recipe.evaluate,)
     return [_begin(folder, recipe, wish, find(name)) for name in names]

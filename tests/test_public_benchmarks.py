@@ -15,7 +15,7 @@ from PIL.ImageFile import ImageFile
 from typer.testing import CliRunner
 
 from grit_lite.cli import app
-from grit_lite.errors import DataError, RecipeError, UsageError
+from grit_lite.errors import DataError, NotFetched, RecipeError, UsageError
 from grit_lite.evaluate.benchmarks import SHAPE_KINDS, find, listing, names, shapes
 from grit_lite.scorers import SCORERS
 from grit_lite.triplets import fetch
@@ -335,13 +335,13 @@ def test_what_was_fetched_is_there_without_a_network(hub, tmp_path, monkeypatch)
     assert find("vstar").load().sha256 == online.sha256
 
 
-def test_without_a_network_it_says_how_to_fetch_it_and_exits_with_3(hub, monkeypatch):
+def test_without_a_network_it_says_how_to_fetch_it_and_exits_with_4(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(NotFetched) as raised:
         find("mmstar").load()
-    assert raised.value.exit_code == 3
+    assert raised.value.exit_code == 4
     message = str(raised.value)
-    assert "Lin-Chen/MMStar is not on this machine, and the hub cannot be reached" in message
+    assert "'Lin-Chen/MMStar' is not on this machine, and the hub cannot be reached" in message
     assert (
         "hf download Lin-Chen/MMStar --repo-type dataset --revision bc98d668301da7b14f648724866e57302778ab27 "
         "--local-dir FOLDER, and give --source FOLDER"
@@ -359,7 +359,7 @@ def test_without_a_network_it_says_how_to_fetch_it_and_exits_with_3(hub, monkeyp
 )
 def test_a_hub_that_refuses_is_one_message_with_what_to_do(refusal, said, hub):
     hub.refuse_reading = refusal
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(NotFetched, match=said) as raised:
         find("mmstar").load()
     assert "--source" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -380,7 +380,10 @@ def test_images_that_a_dataset_leaves_with_their_host_are_fetched_once(hub, tmp_
     with pytest.raises(DataError, match=r"vsr: row 0 cannot be used: .*train2017/000000017697.jpg: HTTP 404"):
         find("vsr").questions()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"000000017697.jpg' has not been fetched, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(
+        NotFetched,
+        match=r"vsr: row 0 cannot be used: .*17697.jpg' has not been fetched, and HF_HUB_OFFLINE is set",
+    ):
         find("vsr").questions()
 
 
@@ -436,10 +439,12 @@ def test_a_source_that_is_not_there(tmp_path):
 
 def test_grits_sets_say_how_to_fetch_them(tmp_path, monkeypatch):
     monkeypatch.setenv("GRIT_LITE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="grit-lite data fetch grit --split val"):
+    with pytest.raises(NotFetched, match="grit-lite data fetch grit --split val"):
         find("grit-vsr").load()
-    with pytest.raises(DataError, match=r"hf download yfan1997/GRIT_data mme_val.jsonl .* into FOLDER/mme"):
+    with pytest.raises(NotFetched, match=r"hf download yfan1997/GRIT_data mme_val.jsonl .* into FOLDER/mme"):
         find("grit-mme").load()
+    with pytest.raises(DataError, match=r"there is no mme_val.jsonl in .*hf download"):
+        find("grit-mme").load(source=tmp_path)
     MINIATURES["grit-vsr"](tmp_path / "grit")
     assert [question.gold for question in find("grit-vsr").questions()] == ["tv"]
     write_file(tmp_path / "grit/vsr_val.jsonl", b'{"question": "?"}\n')

@@ -15,7 +15,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite.boxes import Box, Numbers
-from grit_lite.errors import DataError
+from grit_lite.errors import DataError, NotFetched
 from grit_lite.evaluate.benchmarks.places import (
     LOCAL,
     ImageFiles,
@@ -156,7 +156,8 @@ class Benchmark:
                 .parquet, .jsonl or .json file.
 
         Raises:
-            DataError: it cannot be had, has other columns, or a row cannot be used.
+            DataError: it has other columns, a row cannot be used, or there is no copy where one is named.
+            NotFetched: it is not on this machine, and cannot be had now.
         """
         if self.caution:
             print(self.caution, file=sys.stderr)
@@ -311,8 +312,8 @@ def _telling(benchmark: Benchmark, configuration: str, row: int) -> Iterator[Non
     where = f"{benchmark.name}: row {row}{f' of {configuration}' if configuration else ''} cannot be used"
     try:
         yield
-    except DataError as error:
-        raise DataError(f"{where}: {error}.") from error
+    except (DataError, NotFetched) as error:
+        raise type(error)(f"{where}: {error}.") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{where}: it is not as declared ({type(error).__name__}: {error}). Is it another version of the dataset?"
