@@ -8,11 +8,13 @@ is answered.
 import hashlib
 from pathlib import Path
 
-from grit_lite import __version__
 from grit_lite.backends import find_spec, model_location
 from grit_lite.chat import Chosen, find_model
 from grit_lite.errors import ModelError, UsageError
 from grit_lite.evaluate import SYSTEMS
+from grit_lite.evaluate.rows import scored_by
+from grit_lite.evaluate.runner import sampled_by
+from grit_lite.lmms import answering
 from grit_lite.run import contents
 
 
@@ -74,7 +76,7 @@ def weights_name(chosen: Chosen) -> str:
     The letter is there because lmms-eval reads arguments like 12345678 and 1e5 as numbers.
     """
     recipe = chosen.recipe
-    digest = hashlib.sha256(f"grit-lite {__version__}\n".encode())
+    digest = hashlib.sha256(_code().encode())
     settings = (recipe.dtype, recipe.load_in_4bit, recipe.max_pixels, recipe.max_completion_tokens)
     digest.update(repr(settings).encode())
     digest.update(repr(find_spec(recipe, chosen.adapter)).encode())
@@ -82,6 +84,14 @@ def weights_name(chosen: Chosen) -> str:
     if chosen.adapter:
         digest.update(contents(chosen.adapter).encode())
     return f"w{digest.hexdigest()[:16]}"
+
+
+def _code() -> str:
+    """The hashes of the code that a completion is made by, and that makes the answer of it which is handed over.
+
+    Not the version of the package, which stays the same while somebody works on that code.
+    """
+    return f"{sampled_by()} {scored_by()} {hashlib.sha256(Path(answering.__file__).read_bytes()).hexdigest()}"
 
 
 def _contents_or_commit(location: str, revision: str | None) -> bytes:
