@@ -26,6 +26,8 @@ from grit_lite.evaluate.faithfulness.correlation import by_judge
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination, thinned
 from grit_lite.evaluate.faithfulness.interventions import (
     blank,
+    cover_elsewhere,
+    distinct,
     elsewhere,
     keep_only,
     numbers_of,
@@ -108,6 +110,19 @@ def test_a_neighbour_that_is_painted_over_too_lends_no_colour():
     assert (painted == 7).all()
 
 
+@pytest.mark.parametrize("within", [1, 2, 9])
+def test_a_box_that_lies_within_its_object_is_not_painted_over_with_it(within):
+    pixels = np.full((40, 60, 3), 7, dtype=np.uint8)
+    pixels[5:35, 15:45] = 255
+    box = Box(15 + within, 5 + within, 45 - within, 35 - within)
+    assert (np.array(paint_over(Image.fromarray(pixels), [box]))[inside([box])] == 7).all()
+
+
+def test_on_one_colour_there_is_nothing_to_paint():
+    image = Image.new("RGB", SIZE, (9, 8, 7))
+    assert np.array_equal(np.array(paint_over(image, [Box(10, 10, 20, 20)])), np.array(image))
+
+
 def test_a_box_over_the_whole_image_takes_its_middle_colour():
     assert len(np.unique(np.array(paint_over(noise(), [Box(0, 0, *SIZE)])).reshape(-1, 3), axis=0)) == 1
 
@@ -180,6 +195,50 @@ def test_a_large_image_is_tried_on_a_grid():
     assert moved.x2 <= 6000
     assert moved.y2 <= 4000
     assert iou(moved, Box(0, 0, 1000.5, 2000)) == 0
+
+
+def seen(boxes: Sequence[Box]) -> int:
+    """How many pixels of the image the boxes cover, whatever they are off it."""
+    (width, height), canvas = SIZE, np.zeros((SIZE[1], SIZE[0]), dtype=bool)
+    for x1, y1, x2, y2 in boxes:
+        canvas[max(0, int(y1)) : min(height, int(y2)), max(0, int(x1)) : min(width, int(x2))] = True
+    return int(canvas.sum())
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [Box(50, 30, 90, 60)],  # most of it is off the image
+        [Box(10, 10, 20, 20)] * 3,
+        [Box(10, 10, 20, 20), Box(15, 15, 25, 25)],
+        [Box(0, 0, 10, 10), Box(5, 5, 20, 12), Box(40, 20, 50, 30), Box(-5, 30, 4, 50)],
+        [Box(48, 28, 300, 400), Box(0, 0, 8, 8)],  # another unit
+    ],
+)
+def test_a_control_covers_as_much_of_the_image_as_the_boxes_do(boxes):
+    for seed in range(30):
+        moved = cover_elsewhere(boxes, SIZE, np.random.default_rng(seed))
+        assert seen(moved) == seen(boxes)
+        assert (inside(moved) & inside(distinct(boxes, SIZE))).sum() == 0
+
+
+@calm
+@given(boxes_in(most=6), st.integers(0, 2**32))
+def test_a_control_never_covers_more(boxes, seed):
+    moved = cover_elsewhere(boxes, SIZE, np.random.default_rng(seed))
+    assert seen(moved) <= seen(boxes)
+    assert len(moved) == len(set(boxes))
+
+
+def test_where_nothing_is_seen_there_is_no_control():
+    assert cover_elsewhere([Box(70, 50, 90, 60)], SIZE, np.random.default_rng(0)) == []
+
+
+def test_a_control_in_a_large_image_is_moved_by_whole_pixels():
+    boxes = [Box(0.5, 0.5, 1000.25, 2000), Box(900, 10, 1200, 700)]
+    moved = cover_elsewhere(boxes, (6001, 4003), np.random.default_rng(0))
+    assert all(number == int(number) for box in moved for number in box)
+    assert [(box.x2 - box.x1, box.y2 - box.y1) for box in moved] == [(1001, 2000), (300, 690)]
 
 
 # --- chains

@@ -14,6 +14,7 @@ from grit_lite.boxes import Box, Size
 from grit_lite.evaluate.faithfulness import interventions
 from grit_lite.evaluate.faithfulness.interventions import (
     blank,
+    cover_elsewhere,
     elsewhere,
     keep_only,
     numbers_of,
@@ -118,7 +119,7 @@ def _mask_predicted(case: Case, rng: np.random.Generator) -> Change:
 
 
 def _mask_random(case: Case, rng: np.random.Generator) -> Change:
-    boxes = elsewhere(case.boxes, case.image.size, rng)
+    boxes = cover_elsewhere(case.boxes, case.image.size, rng)
     return Change(paint_over(case.image, boxes), case.begun, boxes)
 
 
