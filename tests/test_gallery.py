@@ -223,6 +223,24 @@ def test_a_row_that_is_missing_or_not_scored_is_said_to_be(folder):
     assert "Failures of tuned, GRIT prompt: 1 not scored; 1 no row" in made.text
 
 
+DRAWS = {
+    system: [
+        row(system, index, draw=draw, correct=system == "tuned" and draw == 1) for index in (0, 1) for draw in range(3)
+    ]
+    for system in SYSTEMS
+}
+
+
+def test_every_draw_is_an_entry_and_the_page_says_so(tmp_path):
+    made = page(save(tmp_path, DRAWS, n=2))
+    assert [entry["id"] for entry in made.data["entries"]] == [f"q{k}, draw {n}" for k in (0, 1) for n in (1, 2, 3)]
+    assert [entry["systems"][2]["correct"] for entry in made.data["entries"]] == [False, True, False] * 2
+    assert "mine: 2 questions, drawn several times" in made.text
+    assert "it is draws that are counted and filtered: 6 draws of 2 questions." in made.text
+    assert "of 6 draws base, asked directly" in made.text
+    assert " draws" not in page(save(tmp_path, evaluation())).text
+
+
 def test_failures_are_counted_for_every_system(tmp_path):
     rows = evaluation()
     rows["tuned"][0] |= {"answer": None, "finished": False}
@@ -417,6 +435,16 @@ def test_every_filter_says_how_many_it_would_show_and_shows_them(browser, folder
     assert browser.ask("document.getElementById('status').textContent") == "2 of 6 questions"
     click(browser, "#reset")
     assert len(visible(browser)) == 6
+
+
+@needs_browser
+def test_filters_count_draws_where_there_are_several(browser, tmp_path):
+    browser.open(write_gallery(save(tmp_path, DRAWS, n=2), "mine"), "#show=fixed")
+    assert counts(browser, "show") == {"all": 6, "fixed": 2, "broken": 0, "both_wrong": 4, "both_right": 0}
+    assert visible(browser) == ["q0, draw 2", "q1, draw 2"]
+    assert browser.ask("document.getElementById('status').textContent") == "2 of 6 draws"
+    browser.open(write_gallery(tmp_path, "mine"), "#id=q1%2C+draw+3")
+    assert browser.ask("document.activeElement.querySelector('a').textContent") == "q1, draw 3"
 
 
 @needs_browser

@@ -281,6 +281,19 @@ def test_of_many_kept_pictures_the_page_shows_24_and_every_outcome(run):
     assert (len(shown), set(shown)) == (24, {"fixed", "broken", "both_wrong", "both_right"})
 
 
+def test_every_draw_of_a_question_counts(run):
+    path = run / "eval" / "shapes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    numbers = [int(row["id"][1:]) for row in rows]
+    drawn = [row | {"id": f"q{k % 40}", "draw": k // 40} for row, k in zip(rows, numbers, strict=True)]
+    write_lines(path, drawn)
+    write_json(path.with_suffix(".json"), json.loads(path.with_suffix(".json").read_text()) | {"n": 40})
+    said = read(run).text
+    assert "Of the 80 draws of the 40 questions of shapes, tuning fixed" in said
+    assert sum(map(int, re.findall(r"fixed (\d+) and broke (\d+).*?; (\d+) were right and (\d+)", said)[0])) == 80
+    assert "· draw 2" in said
+
+
 # --- what it says
 
 

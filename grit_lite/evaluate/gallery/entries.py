@@ -1,10 +1,10 @@
-"""Rows of an evaluation as the gallery's script needs them: one entry per question, made of numbers and plain text.
+"""Rows of an evaluation as the gallery's script needs them: one entry per question and draw, numbers and plain text.
 
 Everything that a row says is somebody else's: texts lose what could steer a reader's eye or terminal, boxes are cut at
 the picture's edge, and a number that is none is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grit_lite.answer import plain
@@ -28,16 +28,8 @@ _LABELS = {
 _NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score", "draw")
 
 
-def together(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """The rows by question, and by system within; in the order of the file."""
-    cases: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        cases.setdefault(str(row.get("id")), {})[str(row.get("system"))] = row
-    return cases
-
-
 def entry(name: str, case: Mapping[str, Row], systems: Sequence[str], album: Album) -> dict[str, Any]:
-    """One question with what every system made of it; null for a system that has no row."""
+    """One question, under a name of its own, with what every system made of it; null for a system that has no row."""
     first = next(iter(case.values()))
     size = _size(first.get("size"))
     return {

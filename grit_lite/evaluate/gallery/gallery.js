@@ -213,7 +213,7 @@
 
   function draw(list) {
     at("entries").replaceChildren(...list.map(article));
-    if (!list.length) at("entries").append(el("p", { class: "empty soft" }, "No question passes these filters."));
+    if (!list.length) at("entries").append(el("p", { class: "empty soft" }, `None of the ${data.noun} passes these filters.`));
     mark();
   }
 
@@ -231,7 +231,7 @@
     state.page = String(page);
     showFilters();
     const all = found.length === entries.length;
-    at("status").textContent = all ? `${entries.length} questions` : `${found.length} of ${entries.length} questions`;
+    at("status").textContent = `${all ? "" : `${found.length} of `}${entries.length} ${data.noun}`;
     at("reset").hidden = all;
     document.querySelector(".pager").hidden = pages() < 2;
     at("page").textContent = `page ${page} of ${pages()}`;
