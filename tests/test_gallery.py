@@ -448,6 +448,20 @@ def test_filters_count_draws_where_there_are_several(browser, tmp_path):
 
 
 @needs_browser
+def test_beside_another_run_the_page_opens_against_it(browser, tmp_path):
+    systems = ("base_direct", "base", "runs/b", "tuned")
+    rows = {name: [row(name, index, correct=name == "runs/b") for index in range(2)] for name in systems}
+    path = write_gallery(save(tmp_path, rows), "mine")
+    browser.open(path)
+    assert counts(browser, "show") == {"all": 2, "fixed": 0, "broken": 2, "both_wrong": 0, "both_right": 0}
+    assert browser.ask("document.getElementById('against').selectedOptions[0].textContent") == "runs/b"
+    browser.open(path, "#against=0&show=both_wrong")
+    assert visible(browser) == ["q0", "q1"]
+    click(browser, "#reset")
+    assert counts(browser, "show")["broken"] == 2
+
+
+@needs_browser
 def test_toggles_are_about_the_last_system(browser, folder):
     rows = evaluation()
     rows["tuned"][1] |= {"valid_format": False}

@@ -294,6 +294,16 @@ def test_every_draw_of_a_question_counts(run):
     assert "· draw 2" in said
 
 
+def test_beside_another_run_examples_are_held_against_it(run):
+    path = run / "eval" / "shapes.json"
+    rows = evaluation_rows(80)
+    compared = {"base_direct": rows["base_direct"], "other": rows["tuned"], "tuned": rows["tuned"]}
+    named = [row | {"system": system} for system, part in compared.items() for row in part]
+    write_lines(path.with_suffix(".jsonl"), named)
+    write_json(path, json.loads(path.read_text()) | summarise(compared))
+    assert "tuning fixed 0 and broke 0, counted against other;" in read(run).text
+
+
 # --- what it says
 
 

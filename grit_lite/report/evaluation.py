@@ -9,7 +9,7 @@ from typing import Any
 from grit_lite.pages import faithfulness
 from grit_lite.pages.cases import together
 from grit_lite.pages.faithfulness import sentences
-from grit_lite.pages.outcomes import OUTCOMES, examples, outcome
+from grit_lite.pages.outcomes import OUTCOMES, examples, held_against, outcome
 from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, pair
 from grit_lite.pages.wording import number, percent
 from grit_lite.report.completions import shown
@@ -30,6 +30,7 @@ def benchmark(path: Path) -> dict[str, Any]:
     return {
         **result,
         "asked": len(cases),
+        "against": SYSTEMS.get(name := list(result["systems"])[held_against(list(result["systems"]))], name),
         "lines": lines(result),
         "faithfulness": _faithfulness(path, result),
         "findings": findings(result),

@@ -20,7 +20,7 @@ from grit_lite.evaluate.gallery.entries import entry, text
 from grit_lite.evaluate.gallery.pictures import KEPT_BYTES, Album, keep_pictures
 from grit_lite.pages import environment
 from grit_lite.pages.cases import Asked, together
-from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.outcomes import examples, held_against, outcome
 from grit_lite.pages.table import SYSTEMS, lines
 from grit_lite.run import read_rows, replace_text
 
@@ -85,6 +85,7 @@ def render(result: Mapping[str, Any], cases: Mapping[Asked, Case], folder: Path)
             "pictures": album.addresses,
             "colours": len(PALETTE),
             "noun": noun,
+            "against": held_against(systems),
         },
         style=Markup(style),
         script=Markup(script),

@@ -6,7 +6,8 @@
   const entries = data.entries.map((entry, place) => ({ ...entry, place }));
   const last = data.systems.length - 1;
   const PAGE = 25;
-  const CLEAR = { show: "all", against: "0", invalid: "", empty: "", cut: "", dataset: "", q: "", sort: "order" };
+  const AGAINST = String(data.against);
+  const CLEAR = { show: "all", against: AGAINST, invalid: "", empty: "", cut: "", dataset: "", q: "", sort: "order" };
   const DEFAULTS = { ...CLEAR, gold: "", page: "1", id: "" };
   const KINDS = { fixed: "fixed", broken: "broken", both_wrong: "both wrong", both_right: "both right",
                   right: "right", wrong: "wrong", unscored: "not scored" };
@@ -259,7 +260,7 @@
     for (const name of Object.keys(DEFAULTS)) if (said.has(name)) next[name] = said.get(name);
     if (!location.hash.includes("=")) next.id = [...said.keys()][0] ?? ""; // a bare #id
     if (!document.querySelector(`[data-show="${CSS.escape(next.show)}"]`)) next.show = "all";
-    if (!(Number(next.against) >= 0 && Number(next.against) < Math.max(1, last))) next.against = "0";
+    if (!(Number(next.against) >= 0 && Number(next.against) < Math.max(1, last))) next.against = AGAINST;
     if (!Object.hasOwn(SORTS, next.sort)) next.sort = "order";
     return next;
   }
