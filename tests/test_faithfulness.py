@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from grit_lite.answer import number_spans, parse
+from grit_lite.answer import GRIT_PROMPT, number_spans, parse
 from grit_lite.backends import Generated, Request, open_backend
-from grit_lite.boxes import Box, draw, iou
+from grit_lite.boxes import Box, BoxSpace, draw, iou
 from grit_lite.cli import app
 from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation
@@ -39,7 +40,7 @@ from grit_lite.evaluate.faithfulness.interventions import (
     written_like,
 )
 from grit_lite.evaluate.faithfulness.table import table
-from grit_lite.evaluate.question import from_triplet
+from grit_lite.evaluate.question import Question, from_triplet
 from grit_lite.evaluate.runner import Asking
 from grit_lite.pages.faithfulness import LABELS, lines, sentences
 from grit_lite.recipe import load_recipe
@@ -408,6 +409,82 @@ def test_one_box_has_no_other_to_change_places_with(backend, answered):
     )
     assert "swapped_boxes" not in summary["conditions"]
     assert summary["conditions"]["same_boxes"]["n"] == 2
+
+
+# --- several images
+
+
+class Listener:
+    """A backend that says A whatever it is asked, and remembers the images."""
+
+    spec = SimpleNamespace(prompts=GRIT_PROMPT, box_space=BoxSpace.RESIZED_PIXELS)
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_tokens=[]))
+
+    def __init__(self) -> None:
+        self.asked: list[list[bytes]] = []
+
+    def resized(self, image):
+        return image.size
+
+    def generate(self, requests, **options):
+        self.asked += [[image.tobytes() for image in request.images] for request in requests]
+        return [Generated("<answer> A", 2, True, SIZE)] * len(requests)
+
+
+SEVERAL = [2, 1, 2, 3, 2, 1]  # images of each question
+
+
+def about(counts: Sequence[int]) -> tuple[list[Question], list[dict]]:
+    """Questions about so many images, each answered with a box."""
+    images = [[noise(10 * k + place) for place in range(count)] for k, count in enumerate(counts)]
+    questions = [Question(f"q{k}", "which?", "A", tuple(own), SIZE, cluster=f"c{k}") for k, own in enumerate(images)]
+    said = {"completion": "<think> at [1, 1, 9, 9] </think> <answer> A", "answer": "A", "correct": True}
+    return questions, [{"id": question.id, **said} for question in questions]
+
+
+def test_of_several_images_all_are_blank():
+    listener = Listener()
+    faithfulness(listener, *about([2]), conditions=("blank",), max_new_tokens=2)
+    assert listener.asked == [[blank(noise(place)).tobytes() for place in (0, 1)]]
+
+
+def test_several_images_are_exchanged_for_as_many_of_one_other_question():
+    listener, (questions, rows) = Listener(), about(SEVERAL)
+    found, _ = faithfulness(listener, questions, rows, conditions=("shuffled",), max_new_tokens=2)
+    own = [[image.tobytes() for image in question.load_images()] for question in questions]
+    exchanged = {row["id"]: images for row, images in zip(shuffled(found), listener.asked, strict=True)}
+    assert exchanged.keys() == {"q0", "q1", "q2", "q4", "q5"}  # no other question has three images
+    for id, images in exchanged.items():
+        assert images in own
+        assert images != own[int(id[1:])]
+
+
+def shuffled(rows):
+    return [row for row in rows if row["condition"] == "shuffled"]
+
+
+def test_boxes_of_several_images_have_no_place_and_it_is_said():
+    listener, (questions, rows) = Listener(), about(SEVERAL)
+    off = {**rows[0], "completion": "<think> at [100, 1, 190, 9] </think> <answer> A"}  # perhaps the second is wider
+    masks = ("mask_predicted", "mask_random", "keep_predicted")
+    _, summary = faithfulness(listener, questions, [off, *rows[1:]], conditions=(*masks, "blank"), max_new_tokens=2)
+    assert {name: condition["n"] for name, condition in summary["conditions"].items()} == {
+        **dict.fromkeys(masks, 2),
+        "blank": 6,
+    }
+    assert (summary["questions"], summary["without_boxes"], summary["several_images"]) == (6, 0, 4)
+    result = {**summary, "settings": {"left_out": 0}, "datasets": {}, "correlation": {"obstacle": "none"}}
+    assert sentences(result)[1].startswith("Of those asked again, 4 are about several images.")
+    one = {**result, "several_images": 0}
+    assert not any("several images" in said for said in sentences(one))
+
+
+def test_chains_about_several_images_are_not_changed_nor_read():
+    changed = ("same_boxes", "wrong_boxes", "swapped_boxes")
+    found, _ = faithfulness(Listener(), *about([2, 2]), conditions=changed, max_new_tokens=2)
+    assert [row["condition"] for row in found] == ["unchanged"] * 2
+    found, _ = reasoning_correlation(Listener(), *about(SEVERAL), reader=lambda pairs: [0.0] * len(pairs))
+    assert [row["id"] for row in found] == ["q1", "q5"]
 
 
 def test_a_system_may_be_asked_in_its_own_way(backend, answered):

@@ -66,13 +66,20 @@ def _interval(cell: Mapping[str, Any], sign: str = "") -> str:
 
 def sentences(result: Result) -> list[str]:
     """Who was asked, what wrong boxes take away, and whether the text of a chain can be told to belong to its boxes."""
-    return [_asked(result), *_taken_away(result), *_correlation(result["correlation"])]
+    return [_asked(result), *_several(result), *_taken_away(result), *_correlation(result["correlation"])]
 
 
 def _asked(result: Result) -> str:
     left_out = result["settings"]["left_out"]
     said = f"Of {result['questions'] + left_out} questions, {result['without_boxes']} were answered without a box"
     return f"{said} and stay out; {left_out} more were not asked." if left_out else f"{said} and stay out."
+
+
+def _several(result: Result) -> list[str]:
+    if not (several := result.get("several_images")):  # a result of before they were told apart has none
+        return []
+    said = f"Of those asked again, {several} are about several images. No box says on which of them it is, so that"
+    return [f"{said} all of these were made blank, or exchanged, and the boxes left alone."]
 
 
 def _taken_away(result: Result) -> list[str]:

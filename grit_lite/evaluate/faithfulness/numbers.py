@@ -29,11 +29,13 @@ def summarise(rows: Sequence[Row], reference: Reference | None = None) -> dict[s
         reference: the accuracy that boxes add to: one for all, or by id; for instance that of the base asked directly.
 
     Returns:
-        `questions`; `without_boxes`, which nothing else counts; `unanswered`, before anything was changed; `accuracy`
-        of the unchanged, as all accuracies of those answers that were judged; by condition `n`, `accuracy`, `flip_rate`
-        (the share of answers that are not the unchanged one) and `unanswered`; `effects`, each of `EFFECTS` as a paired
-        difference over the questions that have both; with a reference `taken_away`: (accuracy of the control - accuracy
-        of the condition) / (accuracy of the control - reference), None where the control is not surely above it.
+        `questions`; `without_boxes`, which nothing else counts; `several_images`: how many of the others are about
+        several, and only in the conditions that change all of these; `unanswered`, before anything was changed;
+        `accuracy` of the unchanged, as all accuracies of those answers that were judged; by condition `n`, `accuracy`,
+        `flip_rate` (the share of answers that are not the unchanged one) and `unanswered`; `effects`, each of `EFFECTS`
+        as a paired difference over the questions that have both; with a reference `taken_away`: (accuracy of the
+        control - accuracy of the condition) / (accuracy of the control - reference), None where the control is not
+        surely above it.
     """
     by_condition: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
@@ -44,6 +46,7 @@ def summarise(rows: Sequence[Row], reference: Reference | None = None) -> dict[s
     result = {
         "questions": len(unchanged) + len(without),
         "without_boxes": len(without),
+        "several_images": sum(row.get("images", 1) > 1 for row in unchanged),
         "unanswered": _unanswered(unchanged),
         "accuracy": _cell(unchanged, "correct"),
         "conditions": {name: _condition(list(own.values())) for name, own in by_condition.items()},
