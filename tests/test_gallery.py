@@ -7,6 +7,7 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -99,7 +100,7 @@ def page(folder: Path) -> Page:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows = evaluation()
-    keep_pictures(rows, lambda index: Image.new("RGB", (100, 200), (index, 0, 0)), tmp_path / "eval", "mine")
+    keep_pictures(rows, lambda index: [Image.new("RGB", (100, 200), (index, 0, 0))], tmp_path / "eval", "mine")
     return save(tmp_path / "eval", rows)
 
 
@@ -281,7 +282,7 @@ def test_a_count_that_is_not_that_of_the_line_is_in_the_cell():
 
 def test_pictures_are_small_copies_and_a_shared_one_is_kept_once(tmp_path):
     rows = evaluation(4)
-    keep_pictures(rows, lambda index: Image.new("RGB", (1024, 512), (90 * (index // 2), 0, 0)), tmp_path, "mine")
+    keep_pictures(rows, lambda index: [Image.new("RGB", (1024, 512), (90 * (index // 2), 0, 0))], tmp_path, "mine")
     names = [made["image"] for made in rows["tuned"]]
     assert (names[0], names[2]) == (names[1], names[3])
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == sorted(
@@ -295,18 +296,48 @@ def test_pictures_are_small_copies_and_a_shared_one_is_kept_once(tmp_path):
 def test_a_drawn_scene_is_kept_exactly(tmp_path):
     rows = evaluation(1)
     scene = Image.effect_noise((112, 112), 50).convert("RGB")
-    keep_pictures(rows, lambda index: scene, tmp_path, "mine")
+    keep_pictures(rows, lambda index: [scene], tmp_path, "mine")
     with Image.open(tmp_path / rows["tuned"][0]["image"]) as kept:
         assert kept.tobytes() == scene.tobytes()
 
 
 def test_pictures_past_the_limit_are_left_out_in_turn_and_the_page_says_how_many(tmp_path):
     rows = evaluation(12)
-    keep_pictures(rows, lambda index: Image.effect_noise((100, 200), 9 + index), tmp_path, "mine", limit=200_000)
+    keep_pictures(rows, lambda index: [Image.effect_noise((100, 200), 9 + index)], tmp_path, "mine", limit=200_000)
     kept = [index for index, made in enumerate(rows["tuned"]) if "image" in made]
     assert 0 < sum(path.stat().st_size for path in (tmp_path / "images").iterdir()) <= 200_000
     assert {OUTCOMES[index % 6] for index in kept} == set(OUTCOMES)
     assert f"The pictures of {12 - len(kept)} questions are not here" in page(save(tmp_path, rows)).text
+
+
+def test_all_pictures_of_a_question_are_kept_or_none(tmp_path):
+    rows = evaluation(2, images=3)
+    noise = [Image.frombytes("RGB", (99, 99), Random(seed).randbytes(99 * 99 * 3)) for seed in range(2)]  # 29 kB each
+    shared = [Image.new("RGB", (50, 50)), Image.new("RGB", (80, 120))]
+    keep_pictures(rows, lambda index: [shared[0], noise[index], shared[1]], tmp_path, "mine", limit=40_000)
+    kept = [made for made in rows["tuned"] if "image" in made]
+    assert [len(made["more_images"]) for made in kept] == [2]
+    data = page(save(tmp_path, rows)).data
+    entries = sorted(data["entries"], key=lambda entry: entry["picture"] is None)
+    assert [(entry["picture"], entry["more"]) for entry in entries] == [(0, [1, 2]), (None, [None, None])]
+    assert data["sizes"] == [[50, 50], [99, 99], [80, 120]]
+    assert "images" not in dict(entries[0]["systems"][2]["scores"])
+
+
+@pytest.mark.parametrize(
+    ("other", "more"),
+    [
+        ({}, []),
+        ({"images": 1}, []),
+        ({"images": -3}, []),
+        ({"images": "2", "more_images": "no"}, []),
+        ({"images": 10**9}, [None] * 15),
+        ({"images": 3, "more_images": ["../secret.png"]}, [None, None]),
+        ({"images": 2, "more_images": [7] * 99}, [None] * 15),
+    ],
+)
+def test_how_many_pictures_a_row_has_is_its_word_within_bounds(tmp_path, other, more):
+    assert page(save(tmp_path, evaluation(1, **other))).data["entries"][0]["more"] == more
 
 
 @pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "images/../../secret.png", "images", 7, None])
@@ -559,6 +590,23 @@ def test_boxes_are_drawn_where_they_belong_in_the_colour_of_the_text(browser, fo
 
 
 @needs_browser
+def test_every_picture_of_a_question_has_its_place_and_boxes_are_on_the_first(browser, tmp_path):
+    rows = evaluation(1, images=4)
+    keep_pictures(
+        rows, lambda index: [Image.new("RGB", (100, 200 + k), (80 * k, 0, 0)) for k in range(3)], tmp_path, "mine"
+    )
+    browser.open(write_gallery(save(tmp_path, rows), "mine"))
+    said = browser.ask("[...document.querySelectorAll('.pictures .note')].map((node) => node.textContent)")
+    assert said == [*(f"image {k} of 4" for k in (1, 2, 3)), "image 4 of 4: not kept"]
+    heights = browser.ask("[...document.querySelectorAll('.pictures img')].map((node) => node.naturalHeight)")
+    assert heights == [200, 201, 202]
+    assert browser.ask("document.querySelectorAll('.pictures .box').length") == 0
+    first = browser.ask("[...document.querySelectorAll('.row .note')].map((node) => node.textContent)")
+    assert first == ["image 1 of 4; all boxes are taken to be on it"] * 2
+    assert browser.ask("document.querySelector('.box.b0').parentNode.querySelector('img').naturalHeight") == 200
+
+
+@needs_browser
 def test_gold_boxes_are_shown_when_asked_for(browser, folder):
     browser.open(write_gallery(folder, "mine"))
     shown = "[...document.querySelectorAll('.box.gold')].filter((box) => box.offsetParent).length"
@@ -571,7 +619,7 @@ def test_gold_boxes_are_shown_when_asked_for(browser, folder):
 @pytest.mark.parametrize("systems", [("tuned",), SYSTEMS, ("a", "b", "tuned")])
 def test_the_page_fits_a_narrow_screen(browser, tmp_path, systems):
     rows = evaluation(systems=systems, question="w" * 300, gold="v" * 300)
-    keep_pictures(rows, lambda index: Image.new("RGB", (700, 300)), tmp_path, "mine")
+    keep_pictures(rows, lambda index: [Image.new("RGB", (700, 300))], tmp_path, "mine")
     browser.open(write_gallery(save(tmp_path, rows), "mine"), width=400)
     assert browser.ask("document.documentElement.scrollWidth") == 400
 

@@ -294,6 +294,12 @@ def test_every_draw_of_a_question_counts(run):
     assert "· draw 2" in said
 
 
+def test_an_example_about_several_images_says_that_it_shows_the_first(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(path, [json.loads(line) | {"more_images": ["a", "b"]} for line in path.read_text().splitlines()])
+    assert "· the first of 3 images" in read(run).text
+
+
 def test_beside_another_run_examples_are_held_against_it(run):
     path = run / "eval" / "shapes.json"
     rows = evaluation_rows(80)

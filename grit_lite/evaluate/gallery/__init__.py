@@ -83,6 +83,7 @@ def render(result: Mapping[str, Any], cases: Mapping[Asked, Case], folder: Path)
             ],
             "entries": entries,
             "pictures": album.addresses,
+            "sizes": album.sizes,
             "colours": len(PALETTE),
             "noun": noun,
             "against": held_against(systems),

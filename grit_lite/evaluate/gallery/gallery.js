@@ -112,7 +112,21 @@
     const gold = entry.boxes.map((box) => boxOn(box, "gold", null));
     const own = row.boxes.map((box, number) => boxOn(box, colour(number), String(number + 1)));
     own.forEach((box, number) => (box.dataset.box = number));
-    return el("div", { class: "frame" }, image, ...gold, ...own);
+    const frame = el("div", { class: "frame" }, image, ...gold, ...own);
+    const place = note(`image 1 of ${entry.more.length + 1}; all boxes are taken to be on it`);
+    return entry.more.length ? el("div", {}, frame, place) : frame;
+  }
+
+  function pictures(entry) {
+    const all = [entry.picture, ...entry.more];
+    return el("div", { class: "pictures" }, ...all.map((number, index) => {
+      const place = `image ${index + 1} of ${all.length}`;
+      if (number === null) return note(`${place}: not kept`);
+      const [width, height] = data.sizes[number];
+      const image = el("img", { loading: "lazy", decoding: "async", width, height, alt: place });
+      image.src = data.pictures[number];
+      return el("div", {}, image, note(place));
+    }));
   }
 
   function piece([kind, text, box]) {
@@ -167,6 +181,7 @@
       el("h3", { id: heading }, entry.question || "(no question)"),
       note("Answer: ", el("b", {}, entry.gold), ` · ${entry.dataset} · ${KINDS[outcome(entry)]} · `, link),
       ...others.map((index) => brief(entry, index)),
+      entry.more.length ? pictures(entry) : null,
       el("div", { class: shown.length > 2 ? "row three" : "row" }, ...shown.map((index) => figure(entry, index))));
   }
 
