@@ -30,6 +30,7 @@ from grit_lite.evaluate.faithfulness.interventions import (
     cover_elsewhere,
     distinct,
     elsewhere,
+    hidden,
     keep_only,
     numbers_of,
     paint_over,
@@ -122,6 +123,24 @@ def test_a_box_that_lies_within_its_object_is_not_painted_over_with_it(within):
 def test_on_one_colour_there_is_nothing_to_paint():
     image = Image.new("RGB", SIZE, (9, 8, 7))
     assert np.array_equal(np.array(paint_over(image, [Box(10, 10, 20, 20)])), np.array(image))
+
+
+@pytest.mark.parametrize(
+    ("box", "share"),
+    [
+        (Box(0, 0, 10, 10), 0.0),  # where there is nothing
+        (Box(25, 10, 35, 20), 1.0),  # the object
+        (Box(20, 10, 30, 20), 0.5),  # half of it, and as much of nothing
+        (Box(46, 0, 56, 10), 0.0),  # what differs, but hardly
+        (Box(70, 50, 90, 60), 0.0),  # off the image
+    ],
+)
+def test_what_is_hidden_is_what_looks_different(box, share):
+    pixels = np.full((40, 60, 3), 7, dtype=np.uint8)
+    pixels[10:20, 25:35] = 255
+    pixels[2:8, 48:54] = 20
+    image = Image.fromarray(pixels)
+    assert hidden(image, paint_over(image, [box]), [box]) == share
 
 
 def test_a_box_over_the_whole_image_takes_its_middle_colour():
@@ -359,6 +378,27 @@ def test_what_is_masked_where_it_matters_flips_more_than_what_is_masked_elsewher
     assert "taken_away" not in summary
 
 
+def test_masks_that_hide_nothing_are_counted_and_it_is_said():
+    pixels = np.full((SIZE[1], SIZE[0], 3), 7, dtype=np.uint8)
+    pixels[5:15, 5:15] = 255
+    image = Image.fromarray(pixels)
+    questions = [Question(f"q{k}", "which?", "A", (image,), SIZE, cluster=f"c{k}") for k in range(3)]
+    chains = ("[5, 5, 15, 15]", "[30, 20, 40, 30]", "[15, 5, 25, 15]")  # the object, and nothing twice
+    rows = [
+        {"id": f"q{k}", "completion": f"<think> at {chain} </think> <answer> A", "answer": "A", "correct": True}
+        for k, chain in enumerate(chains)
+    ]
+    masks = ("mask_predicted", "mask_random")
+    found, summary = faithfulness(Listener(), questions, rows, conditions=(*masks, "blank"), max_new_tokens=2)
+    assert [row["hid"] for row in found if row["condition"] == "mask_predicted"] == [1.0, 0.0, 0.0]
+    assert summary["conditions"]["mask_predicted"]["hid_nothing"] == 2
+    assert "hid_nothing" not in summary["conditions"]["blank"]
+    hid = [row["hid"] for row in found if row["condition"] == "mask_random"]
+    assert summary["conditions"]["mask_random"]["hid_nothing"] == sum(share < 0.05 for share in hid)
+    said = sentences({**summary, "settings": {"left_out": 0}, "datasets": {}, "correlation": {"obstacle": "none"}})[1]
+    assert said.startswith("Painting over its boxes hid almost nothing in 2 of 3 questions, where an answer that stays")
+
+
 def test_rows_depend_neither_on_the_batch_nor_on_the_other_questions(backend, answered):
     questions, rows = (part[:6] for part in answered)
     names = ("mask_random", "wrong_boxes", "blank")
@@ -390,8 +430,13 @@ def test_a_question_without_boxes_is_counted_and_not_asked_again(backend, answer
         progress=lambda *done: told.append(done),
     )
     assert [row["condition"] for row in found if row["id"] == questions[0].id] == ["without_boxes"]
-    assert [row["condition"] for row in found if row["id"] == questions[1].id] == ["without_boxes"]
-    assert (summary["questions"], summary["without_boxes"]) == (3, 2)
+    assert [row["condition"] for row in found if row["id"] == questions[1].id] == ["nothing_covered"]
+    assert (summary["questions"], summary["without_boxes"], summary["nothing_covered"]) == (3, 1, 1)
+    said = sentences({**summary, "settings": {"left_out": 0}, "datasets": {}, "correlation": {"obstacle": "none"}})[0]
+    assert said == (
+        "Of 3 questions, 1 were answered without a box and 1 with boxes that cover nothing of the image; they stay out."
+    )
+    assert lines({**summary, "datasets": {}})[0].n == 1
     assert {name: one["n"] for name, one in summary["conditions"].items()} == {
         "blank": 1,
         "shuffled": 1,

@@ -64,11 +64,12 @@ def faithfulness(
 
     Returns:
         (rows, summary): see `summarise`. Besides a row for each condition that applies, each question has one that is
-        "unchanged", with what the evaluation found, or "without_boxes", if there was nothing to change.
+        "unchanged", with what the evaluation found; or, if there was nothing to change, "without_boxes", or
+        "nothing_covered", where no box has a pixel of the image.
     """
     asking, found = ask or grounded_asking(backend), []
     for done, cases in _cases(backend, questions, rows, batch_size, seed):
-        found += [_row(case, "unchanged" if case.has_boxes else "without_boxes") for case in cases]
+        found += [_row(case, _kind(case)) for case in cases]
         changes = list(_changes([case for case in cases if case.has_boxes], conditions, seed))
         requests = [asking(case.question, new.images, new.opening) for case, _, new in changes]
         options = {"max_new_tokens": max_new_tokens, "use_adapter": use_adapter, "batch_size": batch_size}
@@ -153,6 +154,12 @@ def _other(questions: Sequence[Question], clusters: Sequence[str], index: int, s
     return next((k for k in order if clusters[k] != clusters[index] and len(questions[k].images) == count), None)
 
 
+def _kind(case: Case) -> str:
+    if case.has_boxes:
+        return "unchanged"
+    return "nothing_covered" if case.answer.chain_boxes else "without_boxes"
+
+
 def _row(case: Case, condition: str) -> Row:
     return {
         "condition": condition,
@@ -177,6 +184,7 @@ def _changed_row(case: Case, condition: str, change: Change, completion: str, sc
         "completion": completion,
         "opening": change.opening,
         "boxes": [list(box) for box in change.boxes],
+        **({} if change.hid is None else {"hid": change.hid}),
     }
 
 

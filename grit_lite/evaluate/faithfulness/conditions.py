@@ -16,6 +16,7 @@ from grit_lite.evaluate.faithfulness.interventions import (
     blank,
     cover_elsewhere,
     elsewhere,
+    hidden,
     keep_only,
     numbers_of,
     paint_over,
@@ -114,20 +115,26 @@ class Change(NamedTuple):
 
     Attributes:
         boxes: those that were painted over, left, or written, in pixels of the image.
+        hid: the share of their pixels that look different, where they were painted over.
     """
 
     images: Sequence[Image.Image]
     opening: str
     boxes: Sequence[Box] = ()
+    hid: float | None = None
 
 
 def _mask_predicted(case: Case, rng: np.random.Generator) -> Change:
-    return Change([paint_over(case.image, case.boxes)], case.begun, case.boxes)
+    return _mask(case, case.boxes)
 
 
 def _mask_random(case: Case, rng: np.random.Generator) -> Change:
-    boxes = cover_elsewhere(case.boxes, case.image.size, rng)
-    return Change([paint_over(case.image, boxes)], case.begun, boxes)
+    return _mask(case, cover_elsewhere(case.boxes, case.image.size, rng))
+
+
+def _mask(case: Case, boxes: Sequence[Box]) -> Change:
+    painted = paint_over(case.image, boxes)
+    return Change([painted], case.begun, boxes, hidden(case.image, painted, boxes))
 
 
 def _keep_predicted(case: Case, rng: np.random.Generator) -> Change:
