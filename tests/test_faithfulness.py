@@ -743,6 +743,7 @@ def test_an_examination_is_written_beside_the_evaluation(examined, evaluated):
 
 def test_what_is_known_is_not_asked_again(backend, examined, evaluated, monkeypatch):
     monkeypatch.setattr(Asking, "generate", None)
+    monkeypatch.setattr(backend, "log_likelihoods", None)
     assert examine(evaluated, backend, "made", "tuned", lambda *done: None) == examined
 
 
@@ -762,6 +763,51 @@ def test_an_examination_that_was_interrupted_goes_on(backend, examined, evaluate
     assert files[0].read_bytes().startswith(first)
 
 
+def test_what_was_read_before_an_interruption_is_not_read_again(backend, examined, evaluated, tmp_path, monkeypatch):
+    def interrupt(what, done, total):
+        if what == "correlation":
+            raise KeyboardInterrupt
+
+    again = copy(evaluated)
+    again.folder = tmp_path / "eval"
+    with pytest.raises(KeyboardInterrupt):
+        examine(again, backend, "made", "tuned", interrupt)
+    monkeypatch.setattr(backend, "log_likelihoods", None)
+    assert examine(again, backend, "made", "tuned", lambda *done: None) == examined
+
+
+@pytest.fixture
+def narrow(backend, monkeypatch):
+    """How many pairs the model is shown at a time, in a memory that no more than the set number of them fit into."""
+    shown, read = [], backend.log_likelihoods
+
+    def hold(most):
+        def narrowly(*asked, batch_size, **options):
+            shown.append(batch_size)
+            if batch_size > most:
+                raise MemoryError
+            return read(*asked, batch_size=batch_size, **options)
+
+        monkeypatch.setattr(backend, "log_likelihoods", narrowly)
+        return shown
+
+    return hold
+
+
+def test_pairs_that_do_not_fit_into_memory_are_read_in_smaller_parts(backend, evaluated, narrow):
+    shown = narrow(2)
+    found = examine(evaluated, backend, "narrow", "tuned", lambda *done: None, most=2)
+    assert shown == [4, 2]  # the batch of the evaluation, and half of it
+    assert found["correlation"]["correlation"]["n"] == 2
+
+
+def test_where_not_even_one_pair_fits_the_other_numbers_are_kept(backend, evaluated, narrow):
+    assert narrow(0) == []
+    found = examine(evaluated, backend, "too-narrow", "tuned", lambda *done: None, most=2)
+    assert "not even one question at a time" in found["correlation"]["obstacle"]
+    assert found["conditions"]["blank"]["n"] == 2
+
+
 def test_fewer_questions_may_be_asked_and_it_says_so(backend, evaluated):
     few = examine(evaluated, backend, "few", "tuned", lambda *done: None, most=2)
     assert (few["questions"], few["settings"]["left_out"]) == (2, 6)
@@ -770,7 +816,7 @@ def test_fewer_questions_may_be_asked_and_it_says_so(backend, evaluated):
 
 def test_a_model_that_cannot_read_its_own_boxes_says_why(backend, evaluated, monkeypatch):
     monkeypatch.setattr(backend, "vlm", None)
-    found = examine(evaluated, backend, "made", "tuned", lambda *done: None, most=1)
+    found = examine(evaluated, backend, "unread", "tuned", lambda *done: None, most=2)
     assert "cannot score texts" in found["correlation"]["obstacle"]
     assert any(said.startswith("No reasoning correlation: tiny cannot") for said in sentences(found))
 
