@@ -340,7 +340,9 @@ def test_how_many_pictures_a_row_has_is_its_word_within_bounds(tmp_path, other, 
     assert page(save(tmp_path, evaluation(1, **other))).data["entries"][0]["more"] == more
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "images/../../secret.png", "images", 7, None])
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/hostname", "images/../../secret.png", "images", "a\0.png", "\ud800", 7, None]
+)
 def test_only_pictures_of_the_folder_are_opened(folder, name):
     Image.new("RGB", (9, 9)).save(folder.parent / "secret.png")
     made = page(save(folder, evaluation(image=name)))

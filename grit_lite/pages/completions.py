@@ -87,11 +87,12 @@ def drawable(boxes: Any) -> list[Box]:
 @functools.lru_cache(maxsize=64)  # the same picture is shown at several steps and for several systems
 def stored_picture(folder: Path, name: Any) -> Image.Image | None:
     """The image that a row names, or None: outside the folder is not looked at, and a damaged one is not shown."""
-    if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    if not isinstance(name, str):
         return None
     try:
-        return open_image(folder / name)
-    except DataError:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        return open_image(folder / name) if inside else None
+    except (DataError, ValueError):  # no file can be called so: a NUL, half a character
         return None
 
 
