@@ -564,6 +564,19 @@ def test_a_link_to_a_question_shows_it_on_whatever_page_or_filter(browser, tmp_p
 
 
 @needs_browser
+def test_the_link_of_a_question_keeps_filters_order_and_gold_boxes(browser, tmp_path):
+    browser.open(write_gallery(save(tmp_path, evaluation(90)), "mine"), "#dataset=relation&sort=best&gold=1&page=2")
+    shown = visible(browser)
+    click(browser, ".case:nth-child(3) .note a")
+    browser.ask("new Promise((done) => setTimeout(done, 50))")  # until the page has heard of it
+    assert visible(browser) == shown
+    assert browser.ask("document.activeElement.querySelector('a').textContent") == shown[2]
+    assert browser.ask("document.getElementById('dataset').value") == "relation"
+    assert browser.ask("document.querySelectorAll('.with-gold').length") == 1
+    assert browser.ask("location.hash").endswith(f"id={shown[2]}")
+
+
+@needs_browser
 def test_a_box_in_the_text_and_the_one_in_the_picture_are_lit_together(browser, folder):
     browser.open(write_gallery(folder, "mine"), "#id=q0")
     lit = "[...document.querySelectorAll('.lit')].map((node) => [node.tagName, node.dataset.box])"

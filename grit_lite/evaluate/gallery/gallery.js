@@ -176,7 +176,8 @@
     const shown = pictured.length ? pictured : [last];
     const others = data.systems.map((_, index) => index).filter((index) => !shown.includes(index));
     const heading = `entry-${entry.place}`;
-    const link = el("a", { href: `#id=${encodeURIComponent(entry.id)}`, title: "address of this question" }, entry.id);
+    const own = address({ ...state, page: DEFAULTS.page, id: entry.id }); // the page is where the question is
+    const link = el("a", { href: own, title: "address of this question, among those shown" }, entry.id);
     return el("article", { class: "case", tabindex: -1, "aria-labelledby": heading, "data-entry": entry.place },
       el("h3", { id: heading }, entry.question || "(no question)"),
       note("Answer: ", el("b", {}, entry.gold), ` · ${entry.dataset} · ${KINDS[outcome(entry)]} · `, link),
@@ -264,9 +265,12 @@
 
   // --- the address
 
+  function address(values) {
+    return `#${new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== DEFAULTS[name]))}`;
+  }
+
   function write() {
-    const kept = Object.entries(state).filter(([name, value]) => value !== DEFAULTS[name]);
-    history.replaceState(null, "", `#${new URLSearchParams(kept)}`);
+    history.replaceState(null, "", address(state));
   }
 
   function read() {
