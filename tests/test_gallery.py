@@ -415,6 +415,28 @@ def test_a_long_completion_is_cut_and_says_how_much_is_missing(tmp_path):
     assert len(json.dumps(entry)) < 40_000
 
 
+def test_boxes_written_behind_the_end_of_what_is_shown_are_linked_there(tmp_path):
+    text = "<think> [10, 20, 30, 40] " + "so " * 3_000 + "[50, 60, 90, 100] and [50, 60, 90, 100] </think> <answer> yes"
+    entry = page(save(tmp_path, evaluation(1, completion=text, boxes=[[10, 20, 30, 40], [50, 60, 90, 100]]))).data
+    written = entry["entries"][0]["systems"][2]["blocks"][0]["pieces"]
+    assert [piece for piece in written if piece[0] == "box"] == [
+        ["box", "[10, 20, 30, 40]", 0],
+        ["box", "[50, 60, 90, 100]", 1],
+    ]
+    assert [piece[1] for piece in written[-3:]] == [" … and 3,086 characters more", ", with ", "[50, 60, 90, 100]"]
+
+
+def test_a_box_that_the_end_of_what_is_shown_cuts_in_two_is_linked_once():
+    text = "x" * 5_995 + " [10, 20, 30, 40] and on"
+    shown = pieces(text, [Box(5, 10, 15, 20)])  # of a picture that the model saw at twice its size
+    assert [(piece.text, piece.box) for piece in shown[1:]] == [
+        (" … and 19 characters more", None),
+        (", with ", None),
+        ("[10, 20, 30, 40]", 0),
+    ]
+    assert shown[0].text == text[:6_000]
+
+
 @pytest.mark.parametrize(
     "boxes",
     [
