@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_browser
 from PIL import Image
 
 from grit_lite.answer import parse
@@ -31,7 +31,6 @@ CHAIN = (
     "<think> the circle is at [10, 20, 30, 40] and the square at [50, 60, 90, 100] </think> "
     "<rethink> so it is left of it </rethink> <answer> yes"
 )
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
 def row(system: str, index: int, **other: Any) -> dict[str, Any]:
@@ -663,11 +662,12 @@ def test_the_page_fits_a_narrow_screen(browser, tmp_path, systems):
 
 @needs_browser
 def test_printing_shows_every_question_that_passes_the_filters(browser, tmp_path):
-    browser.open(write_gallery(save(tmp_path, evaluation(60)), "mine"), "#show=fixed&page=1")
-    browser.open(write_gallery(save(tmp_path, evaluation(60)), "mine"))
-    assert len(visible(browser)) == 25
+    browser.open(write_gallery(save(tmp_path, evaluation(60)), "mine"), "#dataset=relation&page=2")
+    assert visible(browser) == ["q50", "q52", "q54", "q56", "q58"]
     browser.ask("window.dispatchEvent(new Event('beforeprint')) && null")
-    assert len(visible(browser)) == 60
+    assert visible(browser) == [f"q{index}" for index in range(0, 60, 2)]
+    browser.ask("window.dispatchEvent(new Event('afterprint')) && null")
+    assert len(visible(browser)) == 5
 
 
 @needs_browser
