@@ -143,6 +143,13 @@ def test_what_is_hidden_is_what_looks_different(box, share):
     assert hidden(image, paint_over(image, [box]), [box]) == share
 
 
+def test_noise_that_is_painted_over_hides_nothing():
+    rng = np.random.default_rng(0)
+    pixels = (120 + rng.normal(0, 8, (40, 60, 3))).clip(0, 255).astype(np.uint8)
+    image, box = Image.fromarray(pixels), Box(10, 10, 40, 30)
+    assert hidden(image, paint_over(image, [box]), [box]) < 0.01
+
+
 def test_a_box_over_the_whole_image_takes_its_middle_colour():
     assert len(np.unique(np.array(paint_over(noise(), [Box(0, 0, *SIZE)])).reshape(-1, 3), axis=0)) == 1
 

@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 MOST_PLACES = 128  # on each axis, at which a box elsewhere is tried
 LEAST_FRAME = 2  # pixels around a box, whose colour it is painted over with
-LEAST_SEEN = 16  # of 255, in one of the colours: a pixel that changes by less looks as it did
+LEAST_SEEN = 32  # of 255, in one of the colours: noise in a picture differs by less from the colour around it
 
 
 # Images: (image, boxes in its pixels) -> another image
