@@ -8,10 +8,24 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
+from browser import CHROMIUM, NO_BROWSER
 
 from grit_lite.compat import ensure_torchvision_ops
 
 ensure_torchvision_ops()
+
+
+def pytest_configure():
+    if CHROMIUM is None and os.environ.get("GRIT_LITE_BROWSER") == "require":
+        raise pytest.UsageError(f"GRIT_LITE_BROWSER=require, and there is {NO_BROWSER}. Install chromium.")
+
+
+def pytest_terminal_summary(terminalreporter):
+    left = sum(NO_BROWSER in str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if left:
+        terminalreporter.write_line(
+            f"NO PAGE WAS OPENED: {NO_BROWSER}, so {left} tests of pages were skipped.", red=True
+        )
 
 
 @pytest.fixture(autouse=True)

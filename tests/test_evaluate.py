@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.summary import summarise
 from grit_lite.pages.outcomes import examples
 from grit_lite.recipe import Recipe
+from grit_lite.run import read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.triplets import Triplet
 
@@ -374,3 +376,13 @@ def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
     lines = (tmp_path / "1" / "shapes.jsonl").read_text().splitlines()
     said = {row["completion"] for row in map(json.loads, lines)}
     assert len(said) >= 8  # the model does not say the same to everything, so equality means something
+
+
+def test_rows_say_how_many_images_a_question_has_and_name_their_pictures(tmp_path):
+    one, two = QUESTIONS[0], replace(QUESTIONS[1], images=(*QUESTIONS[1].images, Image.new("RGB", (30, 40))))
+    evaluate(Scripted(ANSWERS), [one, two], benchmark="images", folder=tmp_path, max_new_tokens=64)
+    first, *_, last = read_rows(tmp_path / "images.jsonl")
+    assert (first["images"], "more_images" in first) == (1, False)
+    assert (last["images"], len(last["more_images"])) == (2, 1)
+    with Image.open(tmp_path / last["more_images"][0]) as kept:
+        assert kept.size == (30, 40)

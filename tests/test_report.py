@@ -281,6 +281,35 @@ def test_of_many_kept_pictures_the_page_shows_24_and_every_outcome(run):
     assert (len(shown), set(shown)) == (24, {"fixed", "broken", "both_wrong", "both_right"})
 
 
+def test_every_draw_of_a_question_counts(run):
+    path = run / "eval" / "shapes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    numbers = [int(row["id"][1:]) for row in rows]
+    drawn = [row | {"id": f"q{k % 40}", "draw": k // 40} for row, k in zip(rows, numbers, strict=True)]
+    write_lines(path, drawn)
+    write_json(path.with_suffix(".json"), json.loads(path.with_suffix(".json").read_text()) | {"n": 40})
+    said = read(run).text
+    assert "Of the 80 draws of the 40 questions of shapes, tuning fixed" in said
+    assert sum(map(int, re.findall(r"fixed (\d+) and broke (\d+).*?; (\d+) were right and (\d+)", said)[0])) == 80
+    assert "· draw 2" in said
+
+
+def test_an_example_about_several_images_says_that_it_shows_the_first(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(path, [json.loads(line) | {"more_images": ["a", "b"]} for line in path.read_text().splitlines()])
+    assert "· the first of 3 images" in read(run).text
+
+
+def test_beside_another_run_examples_are_held_against_it(run):
+    path = run / "eval" / "shapes.json"
+    rows = evaluation_rows(80)
+    compared = {"base_direct": rows["base_direct"], "other": rows["tuned"], "tuned": rows["tuned"]}
+    named = [row | {"system": system} for system, part in compared.items() for row in part]
+    write_lines(path.with_suffix(".jsonl"), named)
+    write_json(path, json.loads(path.read_text()) | summarise(compared))
+    assert "tuning fixed 0 and broke 0, counted against other;" in read(run).text
+
+
 # --- what it says
 
 

@@ -158,15 +158,15 @@ class Evaluation:
         asked = {**self._settings(systems), **({"judge": judged} if judged else {}), **(settings or {})}
         result = {"benchmark": name, "split": asked.get("split", ""), "n": len(self.questions), "settings": asked}
         result |= summarise(rows, aggregates)
-        keep_pictures(rows, self._first_image, self.folder, name)
+        keep_pictures(rows, self._images, self.folder, name)
         by_question = (row for together in zip(*rows.values(), strict=True) for row in together)
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in by_question)
         replace_text(self.folder / f"{name}.jsonl", "".join(lines))
         write_json(self.folder / f"{name}.json", result)
         return result
 
-    def _first_image(self, row: int) -> Image.Image:
-        return self.questions[row // self.decoding.draws].load_images()[0]
+    def _images(self, row: int) -> list[Image.Image]:
+        return self.questions[row // self.decoding.draws].load_images()
 
     def rows(self, system: str) -> list[Row]:
         """What a system that was asked said, read and scored; nothing is judged yet."""

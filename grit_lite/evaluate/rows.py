@@ -37,6 +37,7 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
         "question": question.text,
         "gold": question.gold,
         "facts": dict(question.facts),
+        "images": len(question.images),
         "size": list(question.size),
         "prompt": asked.prompt,
         "completion": completion.text,

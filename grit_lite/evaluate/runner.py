@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -29,6 +29,7 @@ from grit_lite.evaluate.question import Question
 from grit_lite.fitting import halving, is_out_of_memory
 from grit_lite.run import read_rows
 
+Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]  # told (system, questions done, questions in all) after each batch
 
 # What else a completion depends on, of what a backend says of itself.
@@ -244,18 +245,27 @@ class Asking:
         Raises:
             OutOfMemory: not even one question at a time fits.
         """
-        try:
-            generated, self.at_once = halving(
-                lambda size: self.backend.generate(requests, batch_size=size, **options), self.at_once
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                f"The evaluation did not fit into memory, not even one question at a time: {error}\nEnd other programs "
-                "that use this memory, or lower max_pixels or max_completion_tokens in the recipe."
-            ) from error
+        generated, self.at_once = within_memory(
+            lambda size: self.backend.generate(requests, batch_size=size, **options), self.at_once
+        )
         return generated
+
+
+def within_memory(ask: Callable[[int], Result], at_once: int) -> tuple[Result, int]:
+    """What `ask` returns, told how many questions to ask at a time, halved until they fit, and how many did.
+
+    Raises:
+        OutOfMemory: not even one question at a time fits.
+    """
+    try:
+        return halving(ask, at_once)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"The evaluation did not fit into memory, not even one question at a time: {error}\nEnd other programs "
+            "that use this memory, or lower max_pixels or max_completion_tokens in the recipe."
+        ) from error
 
 
 def key(

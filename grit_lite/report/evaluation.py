@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite.pages import faithfulness
+from grit_lite.pages.cases import together
 from grit_lite.pages.faithfulness import sentences
-from grit_lite.pages.outcomes import OUTCOMES, examples, outcome
+from grit_lite.pages.outcomes import OUTCOMES, examples, held_against, outcome
 from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, pair
 from grit_lite.pages.wording import number, percent
 from grit_lite.report.completions import shown
@@ -22,15 +23,14 @@ EXAMPLES = 24  # the gallery beside the rows shows all of them
 def benchmark(path: Path) -> dict[str, Any]:
     """An evaluation's summary and its examples: every system's row of a few questions whose image was kept."""
     result = json.loads(path.read_text(encoding="utf-8"))
-    together: dict[str, dict[str, Row]] = {}
-    for row in read_rows(path.with_suffix(".jsonl")):
-        together.setdefault(row["id"], {})[row["system"]] = row
-    cases = list(together.values())
+    cases = list(together(read_rows(path.with_suffix(".jsonl"))).values())
     with_picture = [case for case in cases if any("image" in row for row in case.values())]
     kept = [with_picture[index] for index in sorted(examples(list(map(outcome, with_picture)), EXAMPLES))]
     kept.sort(key=lambda case: OUTCOMES.index(outcome(case)))
     return {
         **result,
+        "asked": len(cases),
+        "against": SYSTEMS.get(name := list(result["systems"])[held_against(list(result["systems"]))], name),
         "lines": lines(result),
         "faithfulness": _faithfulness(path, result),
         "findings": findings(result),

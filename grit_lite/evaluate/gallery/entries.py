@@ -1,10 +1,10 @@
-"""Rows of an evaluation as the gallery's script needs them: one entry per question, made of numbers and plain text.
+"""Rows of an evaluation as the gallery's script needs them: one entry per question and draw, numbers and plain text.
 
 Everything that a row says is somebody else's: texts lose what could steer a reader's eye or terminal, boxes are cut at
 the picture's edge, and a number that is none is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grit_lite.answer import plain
@@ -15,6 +15,7 @@ from grit_lite.pages.completions import FAR, Piece, drawable, pieces
 Row = Mapping[str, Any]
 
 TEXT_LIMIT = 2_000  # characters of a question, an answer or a name; a completion has its own limit
+IMAGE_LIMIT = 16  # of a question; no benchmark has more
 _LABELS = {
     "union_iou": "union IoU",
     "union_iou_unscaled": "unscaled",
@@ -25,19 +26,11 @@ _LABELS = {
     "disordered_rate": "corners out of order",
 }
 # Numbers of a row that say the same as its verdict, or nothing to a reader.
-_NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score", "draw")
-
-
-def together(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """The rows by question, and by system within; in the order of the file."""
-    cases: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        cases.setdefault(str(row.get("id")), {})[str(row.get("system"))] = row
-    return cases
+_NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score", "draw", "images")
 
 
 def entry(name: str, case: Mapping[str, Row], systems: Sequence[str], album: Album) -> dict[str, Any]:
-    """One question with what every system made of it; null for a system that has no row."""
+    """One question, under a name of its own, with what every system made of it; null for a system that has no row."""
     first = next(iter(case.values()))
     size = _size(first.get("size"))
     return {
@@ -47,9 +40,18 @@ def entry(name: str, case: Mapping[str, Row], systems: Sequence[str], album: Alb
         "gold": text(first.get("gold")),
         "boxes": [placed(box, size) for box in drawable(first.get("gold_boxes"))],
         "picture": album.place(first.get("image")),
+        "more": [album.place(name) for name in _more(first)],
         "size": size,
         "systems": [_said(case[system], size) if system in case else None for system in systems],
     }
+
+
+def _more(row: Row) -> list[Any]:
+    """What a row calls the pictures of its further images; None for one that it does not name."""
+    named, count = row.get("more_images"), row.get("images")
+    names = named[: IMAGE_LIMIT - 1] if isinstance(named, list) else []
+    unnamed = count - 1 - len(names) if isinstance(count, int) else 0
+    return [*names, *[None] * min(unnamed, IMAGE_LIMIT - 1 - len(names))]
 
 
 def _said(row: Row, size: Sequence[float]) -> dict[str, Any]:
