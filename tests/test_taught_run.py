@@ -68,7 +68,7 @@ def test_every_row_of_the_table_is_printed_with_the_numbers_of_the_file(run, exa
     assert boxed >= QUESTIONS // 2
     said = " ".join(run[1].split())
     assert f"Of {QUESTIONS} questions, {QUESTIONS - boxed} were answered without a box and stay out." in said
-    assert f"Painting over its boxes hid almost nothing in 0 of {boxed} questions" in said
+    assert "hid almost nothing" not in said
     assert "Reasoning correlation, with the model as its own reader: 0." in said
 
 

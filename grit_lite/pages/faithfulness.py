@@ -92,12 +92,11 @@ def _several(result: Result) -> list[str]:
 
 def _hid_nothing(result: Result) -> list[str]:
     """An answer that stays is one thing where its evidence was taken away, and another where it was not."""
-    masks = (result["conditions"].get(name, {}) for name in ("mask_predicted", "mask_random"))
-    own, other = (f"{mask['hid_nothing']} of {mask['n']}" if "hid_nothing" in mask else "" for mask in masks)
-    if not own:
+    mask = result["conditions"].get("mask_predicted", {})
+    if not (hidden := mask.get("hid_nothing")):
         return []
-    said = f"Painting over its boxes hid almost nothing in {own} questions, where an answer that stays says nothing"
-    return [f"{said}; over other places in {other}." if other else f"{said}."]
+    said = f"Painting over its boxes hid almost nothing in {hidden} of {mask['n']} questions"
+    return [f"{said}, where an answer that stays says nothing."]
 
 
 def _taken_away(result: Result) -> list[str]:
