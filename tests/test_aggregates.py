@@ -36,6 +36,13 @@ def test_pope_on_a_table_computed_by_hand():
     )
 
 
+def test_mmhal_has_a_mean_rating_and_a_share_that_makes_something_up():
+    rated = [scored(score, pair=str(place)) for place, score in enumerate([6, 3, 2, 0, None])]
+    # 6 + 3 + 2 + 0 of four that were rated; 2 and 0 are below the line of 3
+    assert values(rated, "mmhal") == pytest.approx({"rating": 11 / 4, "hallucination_rate": 2 / 4})
+    assert values([scored(None, pair="a")], "mmhal") == {"rating": None, "hallucination_rate": None}
+
+
 def test_an_answer_that_is_neither_is_wrong_and_no_yes():
     rows = [*TABLE, said("maybe", "yes"), said(None, "no")]
     assert values(rows, "pope") == pytest.approx(
@@ -130,10 +137,11 @@ def test_a_resample_is_the_value_of_the_rows_that_were_drawn(pairs, seed):
 @pytest.mark.parametrize("name", AGGREGATES)
 def test_ten_thousand_resamples_of_three_thousand_rows_lie_around_the_value(name):
     rng = np.random.default_rng(0)
+    rated = 6.0 if name.startswith("mmhal_") else 1.0
     rows = [
         {
             **said("yes" if rng.random() < 0.6 else "no", "yes" if place % 2 else "no"),
-            "score": float(rng.random() < 0.7),
+            "score": rated * float(rng.random() < 0.7),
             "dataset": ("ADE20K", "COCO", "Omni3D")[place // 2 % 3],
             "cluster": place // 2,
         }

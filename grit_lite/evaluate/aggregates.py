@@ -1,4 +1,4 @@
-"""Numbers over many rows that are no mean of rows: POPE's F1, MME's score, pair accuracy, CV-Bench's formula.
+"""Numbers over many rows beside their accuracy: POPE's F1, MME's score, pair accuracy, CV-Bench, MMHal's rate.
 
 Each is a function of sums: every row brings k statistics, and `value` is computed from what they add up to. So a
 bootstrap reads rows once, and then adds up the statistics of the clusters that it draws (`resampled`): 10,000 times in
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from grit_lite.errors import RecipeError
+from grit_lite.judge import MMHAL
 from grit_lite.recipe import nearest
 from grit_lite.scorers import read_yes_no
 
@@ -159,6 +160,16 @@ def _cv_bench(sums: Array) -> Array:
     return ((ade + coco) / 2 + omni) / 2
 
 
+# ratings: MMHal-Bench (arXiv 2309.14525, section 3.3): from 0 to 6, and below 3 the answer makes something up
+
+
+def _made_up(rows: Sequence[Row]) -> Array:
+    """(n, 2): whether the answer makes something up, and 1; zeros where the judge abstained."""
+    ratings = [_right(row) for row in rows]
+    made_up = [(one is not None and one < MMHAL.right_from, one is not None) for one in ratings]
+    return np.array(made_up, dtype=float).reshape(-1, 2)
+
+
 # their names
 
 
@@ -176,6 +187,8 @@ _ALL = (
     Aggregate("mme_accuracy_plus", _pairs, _share),
     Aggregate("mme_score", _mme, _mme_score),
     Aggregate("pair_accuracy", _pairs, _share),
+    Aggregate("mmhal_rating", _shares, _share),
+    Aggregate("mmhal_hallucination_rate", _made_up, _share),
     Aggregate("cv_bench", lambda rows: _by_part(rows, _CV_SOURCES, _shares(rows)), _cv_bench),
 )
 AGGREGATES: dict[str, Aggregate] = {aggregate.name: aggregate for aggregate in _ALL}
@@ -183,6 +196,7 @@ AGGREGATES: dict[str, Aggregate] = {aggregate.name: aggregate for aggregate in _
 GROUPS: dict[str, tuple[str, ...]] = {
     "pope": tuple(name for name in AGGREGATES if name.startswith("pope_")),
     "mme": tuple(name for name in AGGREGATES if name.startswith("mme_")),
+    "mmhal": tuple(name for name in AGGREGATES if name.startswith("mmhal_")),
     "pairs": ("pair_accuracy",),
 }
 

@@ -431,6 +431,7 @@ MMHAL = Benchmark(
     part="{question_type}",
     facts=lambda row: {"rubric": "mmhal", "contents": list(row["image_content"])},
     scorer="judge",
+    aggregates=("mmhal",),
     licence="Apache-2.0",
     schema="the card of a copy of it; the dataset's own loading script, and public code that reads its files",
     verified=True,
