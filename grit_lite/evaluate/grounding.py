@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from grit_lite.answer import MAX_BOXES, GroundedAnswer
+from grit_lite.answer import MAX_BOXES, GroundedAnswer, parse
 from grit_lite.boxes import Box, BoxSpace, Numbers, Size, match, union_iou
 from grit_lite.rewards import FOUR_INTEGERS
 
@@ -103,12 +103,17 @@ def _released_unit(box: Numbers, space: BoxSpace, original: Size) -> Numbers:
     return [int(value * side / 1000) for value, side in zip(box, original * 2, strict=True)]
 
 
-def referred_box(answer: GroundedAnswer, space: BoxSpace, original: Size, resized: Size) -> Box | None:
+def referred_box(
+    answer: GroundedAnswer, space: BoxSpace, original: Size, resized: Size, said: str | None = None
+) -> Box | None:
     """The one box that answers "where is …?", in pixels of the original image; None if there is none.
 
     It is the first box of the answer; where the answer has none ("the left dog"), the first one of the reasoning. A
     model that lists several is taken at its first, as in the benchmarks of referring expressions.
+
+    Args:
+        said: what is taken for the answer, if not the text in its tag.
     """
-    in_answer = [box for box in answer.written if box.start >= answer.chain_start + len(answer.chain)]
-    named = (*in_answer, *answer.chain_boxes)
-    return space.to_pixels(named[0].numbers, original=original, resized=resized) if named else None
+    in_answer = parse((answer.answer if said is None else said) or "").boxes
+    named = (*in_answer, *(box.numbers for box in answer.chain_boxes))
+    return space.to_pixels(named[0], original=original, resized=resized) if named else None

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite import answer, boxes, scorers
-from grit_lite.answer import has_valid_format, parse
+from grit_lite.answer import GroundedAnswer, has_valid_format, parse
 from grit_lite.backends import Generated, ModelSpec
-from grit_lite.evaluate.grounding import grounding
+from grit_lite.boxes import Size
+from grit_lite.evaluate.grounding import grounding, referred_box
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.runner import Asked
 
@@ -27,7 +28,7 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
     if predicted is None and style == "direct":
         predicted = completion.text.strip()
     lenient = predicted if predicted is not None else short_ending(completion.text)
-    score, lenient_score = (score_of(question, text) for text in (predicted, lenient))
+    score, lenient_score = (score_of(question, text, read, spec, completion.resized) for text in (predicted, lenient))
     return {
         "system": system,
         "id": question.id,
@@ -55,11 +56,21 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
     }
 
 
-def score_of(question: Question, predicted: str | None) -> float | None:
-    """What an answer is worth, from 0 to 1; None where that is for a judge to say."""
+def score_of(
+    question: Question, said: str | None, read: GroundedAnswer, spec: ModelSpec, resized: Size
+) -> float | None:
+    """What an answer is worth, from 0 to 1; None where that is for a judge to say.
+
+    Args:
+        said: what is taken for the answer of `read`; None if there is none.
+        resized: (width, height) of what the model saw, which the unit of its boxes may depend on.
+    """
     if question.scorer == "judge":
         return None
-    return scorers.score(question.scorer, predicted, question.gold, question.facts)
+    facts = question.facts
+    if question.scorer == "box":
+        facts = {**facts, "box": referred_box(read, spec.box_space, question.size, resized, said)}
+    return scorers.score(question.scorer, said, question.gold, facts)
 
 
 def short_ending(text: str) -> str | None:

@@ -89,6 +89,7 @@ class Benchmark:
         rows: questions as published; 0 where that is not known.
         columns: those that are read. A dataset without one of them is refused.
         optional: columns with further images, which may be missing or empty.
+        gold: the answer; empty where it is the first box, as text, in pixels of the upright image.
         each: a column with a list, each element of which makes a question: its values, or itself under the same name.
         keep: whether a row belongs to the benchmark at all.
         image: the columns of the images, in order; or, with `image_file`, none.
@@ -232,7 +233,7 @@ class Benchmark:
             return Question(
                 id=self._id(spot),
                 text=_filled(self.prompt, row, "question"),
-                gold=_filled(self.gold, row, "answer"),
+                gold=_filled(self.gold or (lambda _: _text(boxes)), row, "answer"),
                 images=tuple(found),
                 size=facts.size,
                 scorer=self.scorer,
@@ -385,6 +386,10 @@ def _upright(boxes: Iterable[Numbers], facts: ImageFacts) -> Iterator[Box]:
         box = Box(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
         if box.x1 < box.x2 and box.y1 < box.y2:
             yield facts.upright_box(box)
+
+
+def _text(boxes: Sequence[Box]) -> str:
+    return f"[{', '.join(f'{side:.2f}' for side in boxes[0])}]" if boxes else ""
 
 
 def _filled(template: Fill, row: Row, what: str) -> str:
