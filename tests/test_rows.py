@@ -1,5 +1,7 @@
 """One completion, read and scored as a row of an evaluation."""
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
@@ -58,3 +60,30 @@ def test_a_box_without_an_answer_counts_leniently_only(space):
     assert (found["correct"], found["correct_lenient"]) == (False, True)
     found = scored(f"<think> it is at {WRITTEN[space]} and so on </think>", space)
     assert (found["correct"], found["correct_lenient"]) == (False, False)
+
+
+@spaces
+def test_the_box_that_answers_points_as_well_as_those_of_the_reasoning(space):
+    found = scored(chain("a dog", WRITTEN[space]), space)
+    assert (found["without_box"], found["n_boxes"], found["union_iou"]) == (False, 1, pytest.approx(1.0))
+    assert found["boxes"] == [pytest.approx([320, 240, 640, 480])]
+    again = scored(chain(f"a dog at {WRITTEN[space]}", WRITTEN[space]), space)
+    assert (again["n_boxes"], again["f1"]) == (1, 1.0)
+
+
+def test_where_no_box_was_asked_for_only_those_of_the_reasoning_point():
+    yes = replace(DOG, scorer="yes_no", gold="yes")
+    assert scored(chain("a dog", f"yes {WRITTEN[PIXELS]}"), PIXELS, question=yes)["without_box"]
+
+
+def test_a_row_has_the_overlap_of_the_released_script_beside_the_one_in_original_pixels():
+    found = scored(chain(f"at {WRITTEN[PIXELS]}", "252, 182, 504, 364"), PIXELS)
+    # left unscaled: shared 184 × 124, of 252 × 182 + 320 × 240 - shared
+    assert found["union_iou_released"] == pytest.approx(22816 / (45864 + 76800 - 22816))
+    assert found["union_iou"] == pytest.approx(1.0)
+    # bare integers are boxes to the script alone, and boxes with decimals to us alone
+    bare, exact = (
+        scored(chain(f"at {box}", "a dog"), NORM) for box in ("500, 500, 1000, 1000", "[500.0, 500, 1000, 1000]")
+    )
+    assert (bare["union_iou_released"], bare["union_iou"]) == (1.0, 0.0)
+    assert (exact["union_iou_released"], exact["union_iou"]) == (0.0, 1.0)

@@ -7,8 +7,8 @@ from typing import Any
 from grit_lite import answer, boxes, scorers
 from grit_lite.answer import GroundedAnswer, has_valid_format, parse
 from grit_lite.backends import Generated, ModelSpec
-from grit_lite.boxes import Size
-from grit_lite.evaluate.grounding import grounding, referred_box
+from grit_lite.boxes import Numbers, Size
+from grit_lite.evaluate.grounding import grounding, referred, referred_box, released_union_iou
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.runner import Asked
 
@@ -22,8 +22,9 @@ _TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer
 def row(system: str, style: str, asked: Asked, completion: Generated, spec: ModelSpec) -> Row:
     """One row, with every score that the summary is made of. What has no score, because nobody judged it, has None."""
     question, read = asked.question, parse(completion.text)
-    written = [box.numbers for box in read.chain_boxes]  # good or bad: a bad one is meant to cost
-    found = [spec.box_space.to_pixels(box, original=question.size, resized=completion.resized) for box in written]
+    sizes = {"original": question.size, "resized": completion.resized}
+    written = pointed_at(question, read)
+    found = [spec.box_space.to_pixels(box, **sizes) for box in written]
     predicted = read.answer
     if predicted is None and style == "direct":
         predicted = completion.text.strip()
@@ -49,11 +50,22 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
         "correct": None if score is None else score >= 1,
         "correct_lenient": None if lenient_score is None else lenient_score >= 1,
         "valid_format": has_valid_format(read),
-        **grounding(written, question.boxes, spec.box_space, question.size, completion.resized),
+        **grounding(written, question.boxes, spec.box_space, **sizes),
+        "union_iou_released": released_union_iou(completion.text, question.boxes, spec.box_space, question.size),
         "tokens": completion.tokens,
         "finished": completion.finished,
         "key": asked.key,
     }
+
+
+def pointed_at(question: Question, read: GroundedAnswer) -> list[Numbers]:
+    """The boxes that are held against the gold ones, as the model wrote them, good or bad: a bad one is meant to cost.
+
+    Those of the reasoning; where a box is what was asked for, also the one that answers, unless it is one of them.
+    """
+    written: list[Numbers] = [box.numbers for box in read.chain_boxes]
+    answered = referred(read) if question.scorer == "box" else None
+    return written if answered is None or answered in written else [*written, answered]
 
 
 def score_of(

@@ -18,7 +18,7 @@ Row = Mapping[str, Any]
 _SHARES = ("accuracy", "accuracy_lenient")
 _COLUMN = {"accuracy": "correct", "accuracy_lenient": "correct_lenient"}
 # Of boxes: `grounding` says what each is. What a row does not have is left out.
-_MEANS = ("union_iou", "f1", "matched_iou", "union_iou_unscaled", "n_boxes", "off_image_rate", "tokens")
+_MEANS = ("union_iou", "f1", "matched_iou", "union_iou_released", "n_boxes", "off_image_rate", "tokens")
 _FORM = ("valid_format", "without_box")
 _COMPARED = ("valid_format", "union_iou", "f1", "matched_iou")
 

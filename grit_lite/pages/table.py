@@ -33,7 +33,10 @@ _MEASURES = {
     "union_iou": ("Box overlap", "union IoU of the reasoning’s boxes and the evidence"),
     "f1": ("Boxes found", "F1 at IoU 0.5, matched one to one"),
     "matched_iou": ("Box overlap, matched", "mean IoU of boxes matched one to one"),
-    "union_iou_unscaled": ("Box overlap, unscaled", "union IoU as the paper’s script has it"),
+    "union_iou_released": (
+        "Box overlap, released script",
+        "union IoU as in the paper’s Table 1: four integers anywhere, Qwen’s boxes unscaled",
+    ),
     "n_boxes": ("Boxes", "per completion"),
     "without_box": ("Without a box", "of all completions"),
     "off_image_rate": ("Off the image", "of the boxes of a completion"),
@@ -42,7 +45,7 @@ _MEASURES = {
 _SHARES = ("accuracy", "accuracy_lenient", "valid_format", "without_box", "off_image_rate")  # in percent
 _DECIMALS = {"tokens": 0}  # the others have two
 # A direct question asks for no tags and no boxes.
-_BOXES = ("union_iou", "f1", "matched_iou", "union_iou_unscaled", "n_boxes", "without_box", "off_image_rate")
+_BOXES = ("union_iou", "f1", "matched_iou", "union_iou_released", "n_boxes", "without_box", "off_image_rate")
 _NOT_ASKED_DIRECTLY = ("valid_format", *_BOXES)
 
 

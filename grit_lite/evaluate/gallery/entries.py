@@ -17,7 +17,7 @@ Row = Mapping[str, Any]
 TEXT_LIMIT = 2_000  # characters of a question, an answer or a name; a completion has its own limit
 _LABELS = {
     "union_iou": "union IoU",
-    "union_iou_unscaled": "unscaled",
+    "union_iou_released": "released script",
     "f1": "F1@0.5",
     "matched_iou": "matched IoU",
     "n_boxes": "boxes",
