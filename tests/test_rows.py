@@ -83,7 +83,7 @@ def test_a_row_has_the_overlap_of_the_released_script_beside_the_one_in_original
     assert found["union_iou"] == pytest.approx(1.0)
     # bare integers are boxes to the script alone, and boxes with decimals to us alone
     bare, exact = (
-        scored(chain(f"at {box}", "a dog"), NORM) for box in ("500, 500, 1000, 1000", "[500.0, 500, 1000, 1000]")
+        scored(chain(f"at {box}", "a dog"), NORM) for box in ("500, 500, 1000, 1000", "[500.0, 500.0, 1000.0, 1000.0]")
     )
     assert (bare["union_iou_released"], bare["union_iou"]) == (1.0, 0.0)
     assert (exact["union_iou_released"], exact["union_iou"]) == (0.0, 1.0)

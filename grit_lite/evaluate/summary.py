@@ -10,7 +10,7 @@ from rich.table import Table
 
 from grit_lite.answer import plain
 from grit_lite.evaluate import statistics
-from grit_lite.evaluate.aggregates import Aggregate, resampled
+from grit_lite.evaluate.aggregates import Aggregate
 from grit_lite.evaluate.statistics import Cell
 
 Row = Mapping[str, Any]
@@ -30,7 +30,7 @@ def summarise(rows: Mapping[str, Sequence[Row]], aggregates: Sequence[Aggregate]
 
     Args:
         rows: by system, every system with the same questions and draws in the same order.
-        aggregates: numbers over many rows that are no mean.
+        aggregates: numbers over many rows beside their accuracy.
     """
     *others, last = rows
     paired = [difference for other in others for difference in _compare(rows, last, other)]
@@ -87,42 +87,16 @@ def _spread(values: Sequence[float], draws: Sequence[int]) -> dict[str, Any]:
     return {"draws": means, "spread": float(np.std(means, ddof=1))} if len(means) > 1 else {}
 
 
-def _sums(rows: Sequence[Row], aggregate: Aggregate) -> tuple[np.ndarray, list[Hashable]]:
-    """(n, k) statistics, and their clusters: rows belong together within a draw only."""
-    draws = sorted({row.get("draw", 0) for row in rows})
-    parts = [[row for row in rows if row.get("draw", 0) == draw] for draw in draws]
-    clusters = [_cluster(row) for part in parts for row in part]
-    return np.concatenate([aggregate.statistics(part) for part in parts]), clusters
-
-
 def _aggregate(rows: Sequence[Row], aggregate: Aggregate) -> dict[str, Any]:
-    brought, clusters = _sums(rows, aggregate)
-    value = float(aggregate.value(brought.sum(0)))
-    return _with_interval(value, _drawn(aggregate, brought, clusters), len(rows))
-
-
-def _drawn(aggregate: Aggregate, brought: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    return aggregate.value(resampled(brought, clusters, statistics.RESAMPLES, statistics.SEED))
-
-
-def _with_interval(value: float, drawn: np.ndarray, n: int) -> dict[str, Any]:
-    if np.isnan(value):
-        return Cell(None, None, None, n)._asdict()
-    if np.isnan(drawn).any():  # not every sample of so few clusters has a value
-        return Cell(value, None, None, n)._asdict()
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Cell(value, float(low), float(high), n)._asdict()
+    return aggregate.cell(rows, [_cluster(row) for row in rows])._asdict()
 
 
 def _compare_aggregate(
     rows: Mapping[str, Sequence[Row]], of: str, against: str, aggregate: Aggregate
 ) -> dict[str, Any]:
-    (a, clusters), (b, _) = (_sums(rows[system], aggregate) for system in (of, against))
-    value = float(aggregate.value(a.sum(0)) - aggregate.value(b.sum(0)))
-    drawn = _drawn(aggregate, a, clusters) - _drawn(aggregate, b, clusters)
-    cell = _with_interval(value, drawn, len(rows[of]))
+    clusters = [_cluster(row) for row in rows[of]]
     names = {"metric": aggregate.name, "dataset": "all", "of": of, "against": against}
-    return {**names, "difference": cell.pop("value"), **cell}
+    return {**names, **aggregate.difference(rows[of], rows[against], clusters)._asdict()}
 
 
 def _compare(rows: Mapping[str, Sequence[Row]], of: str, against: str) -> list[dict[str, Any]]:
