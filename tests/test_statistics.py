@@ -248,3 +248,22 @@ def test_an_aggregate_is_drawn_by_whole_images():
     assert set(np.round(together, 6)) <= {0.5, 0.666667, 0.833333, 1.0}
     assert len(together) == 1000
     assert np.array_equal(together, aggregate(mean, ["a", "a", "b", "b", "c", "c"]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 9])
+def test_few_questions_have_no_interval_of_a_difference_however_many_were_won(n):
+    assert paired_difference([1] * n, [0] * n) == Difference(1.0, None, None, n)
+    assert mcnemar([1] * n, [0] * n) == min(1.0, 2 / 2**n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 3000])
+def test_ties_alone_have_no_interval_of_a_difference(n):
+    assert paired_difference([1] * n, [1] * n) == Difference(0.0, None, None, n)
+
+
+def test_ten_images_are_enough_for_an_interval_and_many_questions_about_nine_are_not():
+    a, b = [0, 1] * 5, [0] * 10
+    assert paired_difference(a, b).low is not None
+    assert paired_difference(a * 9, b * 9, [place % 9 for place in range(90)]).low is None
+    # what is won on one question of each image is lost on the other
+    assert paired_difference([1, 0] * 20, [0, 1] * 20, [place // 2 for place in range(40)]).low is None

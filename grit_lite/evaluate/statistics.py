@@ -154,15 +154,20 @@ def paired_difference(
 ) -> Difference:
     """The mean of `a - b` over rows that both systems answered, with a bootstrap interval over clusters of rows.
 
+    There is none where `can_be_drawn` says so.
+
     Args:
         a, b: one value a row, in the same order.
         clusters, draws: as of `share`; rows of a cluster are drawn together.
     """
-    return Difference(*mean_interval(_gaps(a, b), clusters, draws, confidence, seed))
+    gaps = _gaps(a, b)
+    if not can_be_drawn(_by_cluster(gaps, clusters)[0]):
+        return Difference(float(np.mean(gaps)) if len(gaps) else None, None, None, len(gaps))
+    return Difference(*mean_interval(gaps, clusters, draws, confidence, seed))
 
 
 def can_be_drawn(gaps: np.ndarray) -> bool:
-    """Whether clusters with these differences say how much others would differ: the rule of paired intervals.
+    """Whether clusters with these differences say how much others would differ: the rule of every paired interval.
 
     Where none differs, every sample is alike and the interval a point, however few there are: three ties would be as
     sure as three thousand. Below ten clusters percentiles are too narrow: the quantile of t and sqrt((K - 1) / K) make

@@ -12,6 +12,7 @@ from grit_lite.answer import plain
 from grit_lite.evaluate import statistics
 from grit_lite.evaluate.aggregates import Aggregate
 from grit_lite.evaluate.statistics import Cell
+from grit_lite.pages.table import p_of, verdict
 
 Row = Mapping[str, Any]
 
@@ -69,9 +70,14 @@ def _system(rows: Sequence[Row], aggregates: Sequence[Aggregate]) -> dict[str, A
 
 
 def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """All rows under 'all', then the rows of each dataset under its name."""
+    """All rows under 'all', then the rows of each dataset under its name, if there are several."""
+    return {"all": list(rows), **{name: [row for row in rows if row["dataset"] == name] for name in _parts(rows)}}
+
+
+def _parts(rows: Sequence[Row]) -> list[str]:
+    """The datasets, if there are several: a single one would be counted, tested and shown twice."""
     names = sorted({row["dataset"] for row in rows})
-    return {"all": list(rows), **{name: [row for row in rows if row["dataset"] == name] for name in names}}
+    return names if len(names) > 1 else []
 
 
 def _cell(rows: Sequence[Row], column: str, interval: Callable[..., Cell]) -> dict[str, Any]:
@@ -101,7 +107,7 @@ def _compare_aggregate(
 
 def _compare(rows: Mapping[str, Sequence[Row]], of: str, against: str) -> list[dict[str, Any]]:
     """Every paired difference of two systems; those of shares also carry McNemar's p."""
-    datasets = ["all", *sorted({row["dataset"] for row in rows[of]})]
+    datasets = ["all", *_parts(rows[of])]
     measures = [(measure, _COLUMN[measure], dataset) for measure in _SHARES for dataset in datasets]
     measures += [(measure, measure, "all") for measure in _COMPARED if measure in rows[of][0]]
     return [
@@ -170,14 +176,16 @@ def table(result: Mapping[str, Any]) -> Table:
     for metric, dataset in _lines(systems):
         cells = {system: value[metric][dataset] if dataset else value[metric] for system, value in systems.items()}
         shown = [_shown(cell, metric, system) for system, cell in cells.items()]
-        difference = _shown_difference(result["paired"], metric, dataset or "all", other)
+        difference = _shown_difference(result["paired"], metric, dataset or "all", other, cells[last]["n"])
         grid.add_row(_label(metric, dataset), *shown, difference)
     return grid
 
 
 def _caption(result: Mapping[str, Any]) -> str:
     lines = ["Below each number its 95 % interval, and the rows behind it."]
-    lines += ["Paired: on the same questions, shares in percentage points."]
+    lines += ["Paired: on the same questions, shares in percentage points; coloured where better or worse is shown."]
+    lines += ["p: McNemar's, corrected for all of the table (Holm). min: the smallest difference that would be shown"]
+    lines[-1] += " four times in five. A dash for the interval: fewer than ten images, or none that differs."
     if (shared := result["clusters"]) < result["n"]:
         lines += [f"The {result['n']} questions are about {shared} images, which the intervals know."]
     lines += [said for name, counts in result["failures"].items() if (said := _failed(name, counts))]
@@ -222,15 +230,23 @@ def _shown(cell: Mapping[str, Any], metric: str, system: str) -> str:
     return f"{value}{unit}\n[dim]{low}–{high}\nn {cell['n']}[/]"
 
 
-def _shown_difference(paired: Sequence[Mapping[str, Any]], metric: str, dataset: str, other: str | None) -> str:
+def _shown_difference(paired: Sequence[Mapping[str, Any]], metric: str, dataset: str, other: str | None, n: int) -> str:
+    """The difference over its interval, its p, what could have been seen, and its n where that is not the line's."""
     against = other or ("base" if metric in _NOT_ASKED_DIRECTLY else "base_direct")
     wanted = {"metric": metric, "dataset": dataset, "against": against}
     row = next((row for row in paired if wanted.items() <= row.items()), None)
-    if row is None or row["low"] is None:
+    if row is None or row["difference"] is None:
         return "–"
-    colour = "green" if row["low"] > 0 else "red" if row["high"] < 0 else "default"
-    difference, low, high = (_written(row[key], metric, sign="+") for key in ("difference", "low", "high"))
-    return f"[{colour}]{difference}[/]\n[dim]{low}…{high}\nn {row['n']}[/]"
+    colour = {"better": "green", "worse": "red"}.get(verdict(row), "default")
+    low, high = (_written(row[key], metric, sign="+") for key in ("low", "high"))
+    small = [
+        "–" if row["low"] is None else f"{low}…{high}",
+        p_of(row),
+        f"min {_written(row['detectable'], metric)}" if row.get("detectable") is not None else "",
+        f"n {row['n']}" if row["n"] != n else "",
+    ]
+    below = "\n".join(filter(None, small))
+    return f"[{colour}]{_written(row['difference'], metric, sign='+')}[/]\n[dim]{below}[/]"
 
 
 _IN_PERCENT = (*_SHARES, *_FORM)
