@@ -15,8 +15,8 @@ from grit_lite.boxes import Box, BoxSpace
 from grit_lite.evaluate import aggregates, evaluate, from_triplet, shapes, short_ending, table
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.summary import summarise
-from grit_lite.pages.outcomes import examples
-from grit_lite.pages.table import verdict
+from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.table import lines, verdict
 from grit_lite.recipe import Recipe
 from grit_lite.tiny.build import save_untrained
 from grit_lite.triplets import Triplet
@@ -288,6 +288,25 @@ def test_a_row_that_was_not_judged_is_counted_and_left_out():
     assert (wins["wins"], wins["losses"], wins["ties"], wins["n"]) == (3, 0, 0, 3)
     text = printed({"benchmark": "b", "n": 4, **found})
     assert "tuned: of 4 completions 1 without answer, 1 unfinished, 1 not judged." in " ".join(text.split())
+
+
+def test_where_a_judge_scores_there_is_no_lenient_measure():
+    rows = [{**row(index, index % 2), "correct_lenient": None, "score": float(index % 2)} for index in range(12)]
+    found = summarise({"base": rows, "tuned": rows})
+    assert "accuracy_lenient" not in found["systems"]["tuned"]
+    assert {one["metric"] for one in found["paired"] if "p" in one} == {"accuracy", "valid_format"}
+    assert "untagged" not in printed({"benchmark": "b", "n": 12, **found})
+    assert "Right answers, leniently" not in [line.label for line in lines({"benchmark": "b", "n": 12, **found})]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(None, None, "not_scored"), (True, None, "not_scored"), (None, True, "not_scored"), (False, True, "fixed")],
+)
+def test_what_was_not_scored_is_neither_wrong_nor_broken(before, after, said):
+    assert outcome({"base": {"correct": before}, "tuned": {"correct": after}}) == said
+    assert outcome({"tuned": {"correct": None}}) == "not_scored"
+    assert sorted(examples(["not_scored", "fixed"], count=2)) == [0, 1]
 
 
 def test_every_p_is_corrected_for_all_that_were_tested():

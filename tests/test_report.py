@@ -235,6 +235,16 @@ def test_a_right_answer_without_its_tag_is_not_called_wrong(run):
     assert text.count("”, wrong") == 12  # the base asked directly
 
 
+def test_what_nobody_scored_is_called_so_and_counted(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(
+        path, [json.loads(line) | {"correct": None, "correct_lenient": None} for line in path.read_text().splitlines()]
+    )
+    text = read(run).text
+    assert "0 were right and 0 wrong both times; 80 were not scored" in text
+    assert text.count("GRIT prompt not scored") == 24
+
+
 def test_every_kind_of_example_that_is_there_can_be_chosen(run):
     html = write_report(run).read_text()
     shown = set(re.findall(r'class="case (\w+)"', html))

@@ -62,11 +62,16 @@ def _failures(rows: Sequence[Row]) -> dict[str, int]:
 def _system(rows: Sequence[Row], aggregates: Sequence[Aggregate]) -> dict[str, Any]:
     cells: dict[str, Any] = {
         measure: {name: _cell(part, _COLUMN[measure], statistics.share) for name, part in _by_dataset(rows).items()}
-        for measure in _SHARES
+        for measure in _shares(rows)
     }
     cells |= {measure: _cell(rows, measure, statistics.share) for measure in _FORM if measure in rows[0]}
     cells |= {measure: _cell(rows, measure, statistics.mean_interval) for measure in _MEANS if measure in rows[0]}
     return cells | {aggregate.name: _aggregate(rows, aggregate) for aggregate in aggregates}
+
+
+def _shares(rows: Sequence[Row]) -> list[str]:
+    """Right answers, and leniently where some row has that of its own: a judge is asked about the answer alone."""
+    return [name for name in _SHARES if name == "accuracy" or any(row[_COLUMN[name]] is not None for row in rows)]
 
 
 def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -108,7 +113,7 @@ def _compare_aggregate(
 def _compare(rows: Mapping[str, Sequence[Row]], of: str, against: str) -> list[dict[str, Any]]:
     """Every paired difference of two systems; those of shares also carry McNemar's p."""
     datasets = ["all", *_parts(rows[of])]
-    measures = [(measure, _COLUMN[measure], dataset) for measure in _SHARES for dataset in datasets]
+    measures = [(measure, _COLUMN[measure], dataset) for measure in _shares(rows[of]) for dataset in datasets]
     measures += [(measure, measure, "all") for measure in _COMPARED if measure in rows[of][0]]
     return [
         {"metric": measure, "dataset": dataset, "of": of, "against": against}
@@ -181,11 +186,16 @@ def table(result: Mapping[str, Any]) -> Table:
     return grid
 
 
+_PAIRED = (
+    "Paired: on the same questions, shares in percentage points; coloured where better or worse is shown. p: "
+    "McNemar's, corrected for all of the table (Holm). min: the smallest difference that would be shown four times in "
+    "five. A dash for the interval: fewer than ten images, or none that differs."
+)
+
+
 def _caption(result: Mapping[str, Any]) -> str:
     lines = ["Below each number its 95 % interval, and the rows behind it."]
-    lines += ["Paired: on the same questions, shares in percentage points; coloured where better or worse is shown."]
-    lines += ["p: McNemar's, corrected for all of the table (Holm). min: the smallest difference that would be shown"]
-    lines[-1] += " four times in five. A dash for the interval: fewer than ten images, or none that differs."
+    lines += [_PAIRED]
     if (shared := result["clusters"]) < result["n"]:
         lines += [f"The {result['n']} questions are about {shared} images, which the intervals know."]
     lines += [said for name, counts in result["failures"].items() if (said := _failed(name, counts))]

@@ -19,7 +19,7 @@ from grit_lite.errors import UsageError
 from grit_lite.evaluate.gallery.entries import entry, text, together
 from grit_lite.evaluate.gallery.pictures import KEPT_BYTES, Album, keep_pictures
 from grit_lite.pages import environment
-from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.outcomes import examples, is_right, outcome
 from grit_lite.pages.table import SYSTEMS, lines
 from grit_lite.run import read_rows, replace_text
 
@@ -85,7 +85,7 @@ def render(result: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -
 
 
 def _chosen(cases: Mapping[str, Case]) -> list[tuple[str, Case]]:
-    """All questions, or as many as fit: fixed, broken, both wrong and both right in turn, in the order of the file."""
+    """All questions, or as many as fit: each outcome in turn, in the order of the file."""
     items = list(cases.items())
     return [items[index] for index in sorted(examples([outcome(case) for _, case in items], ENTRIES))]
 
@@ -101,7 +101,7 @@ def failures(cases: Sequence[Case], systems: Sequence[str]) -> list[tuple[str, l
     checks = {
         "no answer could be read": lambda row: row.get("answer") is None,
         "cut off at the limit of tokens": lambda row: row.get("finished") is False,
-        "not scored": lambda row: row.get("correct") is None or ("score" in row and row["score"] is None),
+        "not scored": lambda row: is_right(row) is None,
         "failed": lambda row: bool(row.get("error")),
     }
     counted = [

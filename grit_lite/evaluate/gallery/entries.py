@@ -11,6 +11,7 @@ from grit_lite.answer import plain
 from grit_lite.boxes import Box
 from grit_lite.evaluate.gallery.pictures import Album
 from grit_lite.pages.completions import FAR, Piece, drawable, pieces
+from grit_lite.pages.outcomes import is_right
 
 Row = Mapping[str, Any]
 
@@ -56,9 +57,8 @@ def _said(row: Row, size: Sequence[float]) -> dict[str, Any]:
     boxes = drawable(row.get("boxes"))
     completion = row.get("completion")
     completion = completion if isinstance(completion, str) else ""
-    unscored = "score" in row and row["score"] is None
     return {
-        "correct": None if unscored or row.get("correct") is None else bool(row["correct"]),
+        "correct": is_right(row),
         "lenient": bool(row.get("correct_lenient")),
         "valid": bool(row.get("valid_format")),
         "cut": row.get("finished") is False,
