@@ -426,7 +426,7 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Be
     )
     sampled, compared = ("sampled" if decoding.temperature else ""), (f"vs-{name_of(against)}" if against else "")
     settings = {
-        **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
+        **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified", "caution")},
         "revision": loaded.revision,
         "available": loaded.available,
         "rows_sha256": loaded.sha256,

@@ -136,6 +136,25 @@ def test_an_unverified_benchmark_says_so_in_one_line_whenever_it_is_used(tmp_pat
     assert "columns were never seen in the dataset itself" in find("mmvp").caution
 
 
+def test_a_split_that_is_mixed_with_another_says_so_and_counts_no_questions(tmp_path, capsys):
+    entries = {entry["name"]: entry for entry in listing() if entry["scorer"] == "box"}
+    mixed = {name for name, entry in entries.items() if "two splits together" in (entry["note"] or "")}
+    assert mixed == {"refcoco-val", "refcocog-val"} == {name for name, entry in entries.items() if not entry["rows"]}
+    # expressions, not objects
+    assert (entries["refcoco-testa"]["rows"], entries["refcocog-test"]["rows"]) == (5657, 9602)
+    MINIATURES["refcoco-val"](tmp_path)
+    find("refcoco-val").questions(source=tmp_path)
+    assert "refcoco-val: its file holds two splits together" in capsys.readouterr().err
+
+
+def test_pope_says_that_it_is_stricter_than_its_authors():
+    from grit_lite.scorers import score
+
+    assert score("yes_no", "There is no dog in the image.", "no") == 0.0  # no to them
+    assert score("yes_no", "A dog lies there.", "yes") == 0.0  # yes to them
+    assert "one that says neither is wrong" in find("pope-adversarial").caution
+
+
 # copies of one's own
 
 

@@ -102,6 +102,7 @@ class Benchmark:
         cluster: what rows that are drawn together in a bootstrap share; empty for the image's content.
         facts: what the scorer or an aggregate needs besides. Rows with the same "pair" are only drawn together.
         aggregates: names of `aggregates` beside the mean score.
+        note: how its numbers differ from those published under its name; empty where nothing is known.
         schema: where the columns were seen, in words.
         verified: whether all of them were seen in the dataset's card, in its rows, or in public code that reads it.
     """
@@ -134,15 +135,16 @@ class Benchmark:
     scorer: str = "rule"
     aggregates: tuple[str, ...] = ()
     licence: str
+    note: str = ""
     schema: str
     verified: bool
 
     @property
     def caution(self) -> str:
-        """What has to be said whenever it is used; empty for a verified one."""
-        if self.verified:
-            return ""
-        return f"{self.name}: its columns were never seen in the dataset itself ({self.schema}); look at a few rows."
+        """What has to be said whenever it is used, in one line; often empty."""
+        unseen = f"its columns were never seen in the dataset itself ({self.schema}); look at a few rows."
+        said = " ".join(filter(None, (self.note, "" if self.verified else unseen)))
+        return said and f"{self.name}: {said}"
 
     def questions(self, limit: int | None = None, source: str | Path | None = None) -> list[Question]:
         """The questions of `load`."""
