@@ -454,6 +454,9 @@ def benchmarks(as_json: Json = False) -> None:
         verified = "yes" if entry["verified"] else "no"
         grid.add_row(entry["name"], rows, entry["scorer"], verified, entry["licence"])
     out.print(grid)
+    for note in dict.fromkeys(entry["note"] for entry in listing() if entry["note"]):
+        of = ", ".join(entry["name"] for entry in listing() if entry["note"] == note)
+        out.print(Text(f"\nNote on {of}: {note}"))
 
 
 @data_app.command()

@@ -184,7 +184,7 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Be
     )
     sampled = "sampled" if decoding.temperature else ""
     settings = {
-        **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified")},
+        **{name: getattr(benchmark, name) for name in ("hub", "split", "licence", "verified", "caution")},
         "revision": loaded.revision,
         "source": None if wish.source is None else str(wish.source),
         "available": loaded.available,

@@ -561,7 +561,7 @@ def test_what_nobody_judged_has_no_accuracy_and_still_flips(backend, answered):
         unjudged,
         conditions=("same_boxes", "swapped_boxes"),
         max_new_tokens=160,
-        score=lambda question, answer: None,
+        score=lambda question, read, resized: None,
         reference=0.5,
     )
     assert summary["accuracy"]["n"] == summary["conditions"]["same_boxes"]["accuracy"]["n"] == 0

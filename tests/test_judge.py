@@ -548,6 +548,7 @@ def test_a_row_without_a_verdict_is_null_and_counted(server, judge):
     counted = judge_rows(rows, judge)
     assert scores(rows) == [None, 0.0]
     assert (rows[0]["correct"], counted["abstained_rows"]) == (None, 1)
+    assert not any("correct_lenient" in one for one in rows)  # that is no measure of its own here
 
 
 def test_the_rules_judge_right_and_wrong_and_abstain_from_the_rest():

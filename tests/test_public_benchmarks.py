@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Image as ImageColumn
-from datasets import Value
+from datasets import List, Value
 from huggingface_hub import constants
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
@@ -136,6 +136,25 @@ def test_an_unverified_benchmark_says_so_in_one_line_whenever_it_is_used(tmp_pat
     assert "columns were never seen in the dataset itself" in find("mmvp").caution
 
 
+def test_a_split_that_is_mixed_with_another_says_so_and_counts_no_questions(tmp_path, capsys):
+    entries = {entry["name"]: entry for entry in listing() if entry["scorer"] == "box"}
+    mixed = {name for name, entry in entries.items() if "two splits together" in (entry["note"] or "")}
+    assert mixed == {"refcoco-val", "refcocog-val"} == {name for name, entry in entries.items() if not entry["rows"]}
+    # expressions, not objects
+    assert (entries["refcoco-testa"]["rows"], entries["refcocog-test"]["rows"]) == (5657, 9602)
+    MINIATURES["refcoco-val"](tmp_path)
+    find("refcoco-val").questions(source=tmp_path)
+    assert "refcoco-val: its file holds two splits together" in capsys.readouterr().err
+
+
+def test_pope_says_that_it_is_stricter_than_its_authors():
+    from grit_lite.scorers import score
+
+    assert score("yes_no", "There is no dog in the image.", "no") == 0.0  # no to them
+    assert score("yes_no", "A dog lies there.", "yes") == 0.0  # yes to them
+    assert "one that says neither is wrong" in find("pope-adversarial").caution
+
+
 # copies of one's own
 
 
@@ -192,17 +211,36 @@ def test_class_labels_are_read_by_their_names(tmp_path):
 # images and boxes
 
 
+def lying() -> bytes:
+    """A picture that is to be turned by 90 degrees, clockwise."""
+    stream, turned = io.BytesIO(), Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture(RED).save(stream, "JPEG", exif=turned)
+    return stream.getvalue()
+
+
 def test_boxes_and_size_are_those_of_the_upright_image(tmp_path):
     MINIATURES["vstar"](tmp_path)
-    stream = io.BytesIO()
-    turned = Image.Exif()
-    turned[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees, clockwise
-    picture(RED).save(stream, "JPEG", exif=turned)
-    write_file(tmp_path / "direct_attributes/sa_4690.jpg", stream.getvalue())
+    write_file(tmp_path / "direct_attributes/sa_4690.jpg", lying())
     (question,) = find("vstar").questions(source=tmp_path)
     assert question.size == (40, 60)
     assert [tuple(box) for box in question.boxes] == [(40 - 16, 5, 40 - 6, 25)]
     assert question.load_images()[0].size == (40, 60)
+
+
+@pytest.mark.parametrize(("name", "height"), [("refcoco-val", 15), ("grit-ovd-position", 14.5)])
+def test_the_box_that_is_the_answer_is_that_of_the_upright_image(name, height, tmp_path):
+    MINIATURES[name](tmp_path)
+    if name == "refcoco-val":
+        row = {"image": {"bytes": lying()}, "answer": ["left dog"], "bbox": [10, 5, 20, 15], "file_name": "1.jpg"}
+        features = {"image": ImageColumn(), "answer": List(Value("string")), "bbox": List(Value("float32"))}
+        parquet(tmp_path / "data/val-00000-of-00001.parquet", {**features, "file_name": Value("string")}, [row])
+    else:
+        write_file(tmp_path / "ovd/3.jpg", lying())
+    (question,) = find(name).questions(source=tmp_path)
+    box = question.boxes[0]
+    assert box.x2 - box.x1 == pytest.approx(height)  # before it was turned
+    assert question.gold == f"[{', '.join(f'{side:.2f}' for side in box)}]"
 
 
 def test_a_box_is_cut_at_the_edge_and_left_out_where_nothing_remains(tmp_path):

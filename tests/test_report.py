@@ -20,7 +20,7 @@ from grit_lite.errors import UsageError
 from grit_lite.evaluate.summary import summarise
 from grit_lite.pages.completions import pieces
 from grit_lite.pages.outcomes import examples, outcome
-from grit_lite.pages.table import lines
+from grit_lite.pages.table import Gap, lines
 from grit_lite.pages.wording import duration, number, percent
 from grit_lite.recipe import Recipe
 from grit_lite.report import write_report
@@ -233,6 +233,16 @@ def test_a_right_answer_without_its_tag_is_not_called_wrong(run):
     assert text.count("right, untagged") == 12
     assert text.count("GRIT prompt wrong") == 12  # the tuned ones
     assert text.count("”, wrong") == 12  # the base asked directly
+
+
+def test_what_nobody_scored_is_called_so_and_counted(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(
+        path, [json.loads(line) | {"correct": None, "correct_lenient": None} for line in path.read_text().splitlines()]
+    )
+    text = read(run).text
+    assert "0 were right and 0 wrong both times; 80 were not scored" in text
+    assert text.count("GRIT prompt not scored") == 24
 
 
 def test_every_kind_of_example_that_is_there_can_be_chosen(run):
@@ -586,16 +596,26 @@ def test_numbers_have_a_true_minus_sign_and_unknown_ones_a_dash():
 def test_a_difference_is_claimed_only_if_its_interval_leaves_zero_out(low, high, said):
     result = {"n": 8, **summarise(evaluation_rows(8))}
     row = next(row for row in result["paired"] if (row["metric"], row["against"]) == ("accuracy", "base_direct"))
-    row |= {"low": low, "high": high}
+    row |= {"low": low, "high": high, "p_holm": 0.012}
     assert said in findings(result)[2]
+    assert "p 0.012" in findings(result)[2]
+    row["p_holm"] = 0.06
+    assert "no difference is shown" in findings(result)[2]
 
 
 def test_format_and_boxes_are_not_held_against_a_direct_question():
-    result = {"n": 8, **summarise(evaluation_rows(8))}
+    result = {"n": 16, **summarise(evaluation_rows(16))}
     line = next(line for line in lines(result) if line.label == "Valid format")
-    assert (line.cells[0], line.differences[0]) == (("–", ""), ("–", "", ""))
+    assert (line.cells[0], line.differences[0]) == (("–", ""), Gap("–"))
     assert line.cells[2][0] == "100.0"
-    assert line.differences[1][2] == "better"
+    assert line.differences[1].verdict == "better"
+
+
+def test_a_difference_on_few_questions_is_shown_without_an_interval():
+    result = {"n": 8, **summarise(evaluation_rows(8))}
+    gap = next(line for line in lines(result) if line.label == "Valid format").differences[1]
+    assert (gap.value, gap.interval, gap.verdict) == ("+100.0", "no interval", "")
+    assert gap.tested.startswith("p 0.")
 
 
 def test_an_evaluation_of_one_system_has_no_findings():

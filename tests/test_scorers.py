@@ -366,6 +366,13 @@ def test_slake_wants_all_findings_and_no_other(predicted, gold, right):
 
 
 @pytest.mark.parametrize(
+    ("predicted", "right"), [("A", True), ("(A) |x|", True), ("B", False), ("x + 1", False), ("", False)]
+)
+def test_an_option_with_bars_in_it_is_one_gold(predicted, right):
+    assert score("mathvista", predicted, "|x|", {"choices": ["|x|", "x + 1"]}) == float(right)
+
+
+@pytest.mark.parametrize(
     ("predicted", "facts", "right"),
     [
         ("[0, 0, 10, 10]", {}, True),

@@ -10,7 +10,7 @@ from grit_lite.pages import faithfulness
 from grit_lite.pages.cases import together
 from grit_lite.pages.faithfulness import sentences
 from grit_lite.pages.outcomes import OUTCOMES, examples, held_against, outcome
-from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, pair
+from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, p_of, pair
 from grit_lite.pages.wording import number, percent
 from grit_lite.report.completions import shown
 from grit_lite.run import read_rows
@@ -79,14 +79,14 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     overlap = [number(system["union_iou"]["value"]) for system in (tuned, base)]
     right = [percent(system["accuracy"]["all"]["value"]) for system in (tuned, direct)]
     row = pair(result, "accuracy", "all", "base_direct")
-    value, interval, shown_as = difference(row, "accuracy")
+    gap = difference(row, "accuracy")
     form_said = (
         f"On {result['n']} held-out questions, {form[0]} % of the tuned model’s completions have the full format; "
         f"under the same prompt the base reaches {form[1]} %."
     )
     boxes_said = f"The boxes of its reasoning overlap the evidence by a union IoU of {overlap[0]} (base: {overlap[1]})."
     answers_said = (
-        f"It answers {right[0]} % right, the base asked directly {right[1]} %: {value} points, "
-        f"95 % interval {interval}, {_VERDICTS[shown_as]}."
+        f"It answers {right[0]} % right, the base asked directly {right[1]} %: {gap.value} points, "
+        f"95 % interval {gap.interval}, {p_of(row)}, {_VERDICTS[gap.verdict]}."
     )
     return [form_said, boxes_said, answers_said]

@@ -118,5 +118,5 @@ GRIT = (
     _set("gqa", "gqa_val.jsonl", 509),
     _set("mathvista", "mathvista_mini_val.jsonl", 1000),
     _set("mme", "mme_val.jsonl", 240, "yes_no"),
-    _set("ovd-position", "ovd_position_val.jsonl", 2146, "box", boxes=_answered_boxes),
+    _set("ovd-position", "ovd_position_val.jsonl", 2146, "box", gold="", boxes=_answered_boxes),
 )

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from grit_lite.answer import parse
-from grit_lite.backends import Backend, Request
+from grit_lite.answer import GroundedAnswer, parse
+from grit_lite.backends import Backend, Generated, Request
+from grit_lite.boxes import Size
 from grit_lite.evaluate.faithfulness import correlation
 from grit_lite.evaluate.faithfulness.conditions import CONDITIONS, WHOLE_IMAGES, Case, Change, Other
 from grit_lite.evaluate.faithfulness.correlation import Reader, by_itself, correlate, without_numbers
@@ -30,7 +31,8 @@ __all__ = ["CONDITIONS", "EFFECTS", "faithfulness", "reasoning_correlation", "su
 
 Row = dict[str, Any]
 Ask = Callable[[Question, Sequence[Image.Image], str], Request]  # (question, its images, opening)
-Score = Callable[[Question, str | None], float | None]  # 0 … 1; None where nobody judged it
+# (question, completion, what the model saw of the first image) -> 0 … 1; None where nobody judged it
+Score = Callable[[Question, GroundedAnswer, Size], float | None]
 
 
 def faithfulness(
@@ -45,7 +47,7 @@ def faithfulness(
     seed: int = 0,
     reference: Reference | None = None,
     ask: Ask | None = None,
-    score: Score = lambda question, answer: float(is_right(answer, question.gold)),
+    score: Score = lambda question, read, resized: float(is_right(read.answer, question.gold)),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[list[Row], dict[str, Any]]:
     """Every row of every condition, and their summary. Decoding is greedy.
@@ -59,7 +61,7 @@ def faithfulness(
         use_adapter: whether the system has its adapter on.
         reference: of `summarise`.
         ask: how the system is asked; None for its GRIT prompt.
-        score: of an answer.
+        score: of a completion.
         progress: told ("faithfulness", questions done, questions in all) after each batch.
 
     Returns:
@@ -74,7 +76,7 @@ def faithfulness(
         requests = [asking(case.question, new.images, new.opening) for case, _, new in changes]
         options = {"max_new_tokens": max_new_tokens, "use_adapter": use_adapter, "batch_size": batch_size}
         for (case, condition, new), said in zip(changes, backend.generate(requests, **options), strict=True):
-            found.append(_changed_row(case, condition, new, new.opening + said.text, score))
+            found.append(_changed_row(case, condition, new, said, score))
         if progress:
             progress("faithfulness", done, len(rows))
     return found, summarise(found, reference)
@@ -174,13 +176,13 @@ def _row(case: Case, condition: str) -> Row:
     }
 
 
-def _changed_row(case: Case, condition: str, change: Change, completion: str, score: Score) -> Row:
-    answer = parse(completion).answer
+def _changed_row(case: Case, condition: str, change: Change, said: Generated, score: Score) -> Row:
+    read = parse(completion := change.opening + said.text)
     return {
         **_row(case, condition),
-        "answer": answer,
-        "correct": _number(score(case.question, answer)),
-        "flipped": float(_plain(answer) != _plain(case.row["answer"])),
+        "answer": read.answer,
+        "correct": _number(score(case.question, read, said.resized)),
+        "flipped": float(_plain(read.answer) != _plain(case.row["answer"])),
         "completion": completion,
         "opening": change.opening,
         "boxes": [list(box) for box in change.boxes],

@@ -3,12 +3,15 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from grit_lite.backends import Backend, Generated, Request
+from grit_lite.answer import GroundedAnswer
+from grit_lite.backends import Backend, Generated, ModelSpec, Request
+from grit_lite.boxes import Size
 from grit_lite.errors import ModelError, OutOfMemory
 from grit_lite.evaluate import Evaluation
 from grit_lite.evaluate.faithfulness import faithfulness, reasoning_correlation, summarise
@@ -54,7 +57,7 @@ def examine(
             max_new_tokens=evaluation.decoding.max_new_tokens,
             batch_size=evaluation.batch_size,
             reference=(reference := _reference(evaluation)),
-            score=_is_right,
+            score=partial(_is_right, backend.spec),
             **options,
         )
         read, correlation = _correlation(remembering, *asked, options)
@@ -136,8 +139,8 @@ def _hash(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def _is_right(question: Question, answer: str | None) -> float | None:
-    score = score_of(question, answer)
+def _is_right(spec: ModelSpec, question: Question, read: GroundedAnswer, resized: Size) -> float | None:
+    score = score_of(question, read.answer, read, spec, resized)
     return None if score is None else float(score >= 1)
 
 

@@ -20,7 +20,7 @@ from grit_lite.evaluate.gallery.entries import entry, text
 from grit_lite.evaluate.gallery.pictures import KEPT_BYTES, Album, keep_pictures
 from grit_lite.pages import environment
 from grit_lite.pages.cases import Asked, together
-from grit_lite.pages.outcomes import examples, held_against, outcome
+from grit_lite.pages.outcomes import examples, held_against, is_right, outcome
 from grit_lite.pages.table import SYSTEMS, lines
 from grit_lite.run import read_rows, replace_text
 
@@ -99,7 +99,7 @@ def _name(asked: Asked, draws: int) -> str:
 
 
 def _chosen(cases: Mapping[Asked, Case]) -> list[tuple[Asked, Case]]:
-    """All, or as many as fit: fixed, broken, both wrong and both right in turn, in the order of the file."""
+    """All, or as many as fit: each outcome in turn, in the order of the file."""
     items = list(cases.items())
     return [items[index] for index in sorted(examples([outcome(case) for _, case in items], ENTRIES))]
 
@@ -115,7 +115,7 @@ def failures(cases: Sequence[Case], systems: Sequence[str]) -> list[tuple[str, l
     checks = {
         "no answer could be read": lambda row: row.get("answer") is None,
         "cut off at the limit of tokens": lambda row: row.get("finished") is False,
-        "not scored": lambda row: row.get("correct") is None or ("score" in row and row["score"] is None),
+        "not scored": lambda row: is_right(row) is None,
         "failed": lambda row: bool(row.get("error")),
     }
     counted = [

@@ -11,6 +11,7 @@ from grit_lite.answer import plain
 from grit_lite.boxes import Box
 from grit_lite.evaluate.gallery.pictures import Album
 from grit_lite.pages.completions import FAR, Piece, drawable, pieces
+from grit_lite.pages.outcomes import is_right
 
 Row = Mapping[str, Any]
 
@@ -18,7 +19,7 @@ TEXT_LIMIT = 2_000  # characters of a question, an answer or a name; a completio
 IMAGE_LIMIT = 16  # of a question; no benchmark has more
 _LABELS = {
     "union_iou": "union IoU",
-    "union_iou_unscaled": "unscaled",
+    "union_iou_released": "released script",
     "f1": "F1@0.5",
     "matched_iou": "matched IoU",
     "n_boxes": "boxes",
@@ -58,9 +59,8 @@ def _said(row: Row, size: Sequence[float]) -> dict[str, Any]:
     boxes = drawable(row.get("boxes"))
     completion = row.get("completion")
     completion = completion if isinstance(completion, str) else ""
-    unscored = "score" in row and row["score"] is None
     return {
-        "correct": None if unscored or row.get("correct") is None else bool(row["correct"]),
+        "correct": is_right(row),
         "lenient": bool(row.get("correct_lenient")),
         "valid": bool(row.get("valid_format")),
         "cut": row.get("finished") is False,

@@ -10,7 +10,7 @@
   const CLEAR = { show: "all", against: AGAINST, invalid: "", empty: "", cut: "", dataset: "", q: "", sort: "order" };
   const DEFAULTS = { ...CLEAR, gold: "", page: "1", id: "" };
   const KINDS = { fixed: "fixed", broken: "broken", both_wrong: "both wrong", both_right: "both right",
-                  right: "right", wrong: "wrong", unscored: "not scored" };
+                  right: "right", wrong: "wrong", not_scored: "not scored" };
   const at = (id) => document.getElementById(id);
   let state = { ...DEFAULTS };
   let found = [];
@@ -36,7 +36,7 @@
   function outcome(entry) {
     const after = entry.systems[last];
     const before = entry.systems[Number(state.against)];
-    if (!after || !before || after.correct === null || before.correct === null) return "unscored";
+    if (!after || !before || after.correct === null || before.correct === null) return "not_scored";
     if (last === 0) return after.correct ? "right" : "wrong";
     if (before.correct) return after.correct ? "both_right" : "broken";
     return after.correct ? "fixed" : "both_wrong";
@@ -207,7 +207,7 @@
       const { show } = button.dataset;
       count(button, show === "all" ? passing("show").length : byOutcome.get(show) ?? 0);
       button.setAttribute("aria-pressed", state.show === show);
-      if (show === "unscored") button.hidden = !entries.some((entry) => outcome(entry) === show);
+      if (show === "not_scored") button.hidden = !entries.some((entry) => outcome(entry) === show);
     }
     for (const button of document.querySelectorAll("[data-toggle]")) {
       const { toggle } = button.dataset;
