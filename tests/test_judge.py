@@ -226,7 +226,7 @@ def test_a_reply_is_asked_for_again_until_it_states_a_score(server, judge):
     "response",
     [
         Response(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}),
-        Response(429, "", {"Retry-After": format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)}),
+        Response(429, "", {"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT"}),
         Response(429, "", {"Retry-After": "soon"}),
         Response(500, "oops"),
         Response(503, "<html>busy</html>"),
@@ -265,7 +265,10 @@ def test_an_endpoint_may_say_when_to_come_back(header, seconds):
     assert pause_asked_for(header, datetime(2026, 11, 23, 12, tzinfo=UTC)) == seconds
 
 
-@pytest.mark.parametrize("header", ["3600", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)])
+IN_A_DAY = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+
+
+@pytest.mark.parametrize("header", ["3600", IN_A_DAY], ids=["seconds", "date"])  # ids are the same in every worker
 def test_who_is_told_to_come_back_after_the_deadline_gives_up_at_once(server, judge, header):
     server.say = after(99, Response(429, {"error": {"message": "slow\x1b[2J down"}}, {"Retry-After": header}))
     assert judge.rate([CUPS]) == [None]

@@ -457,9 +457,9 @@ def test_controls_and_direction_marks_of_a_model_do_not_reach_the_page(run):
 def test_a_megabyte_of_text_is_cut_and_says_how_much_is_missing(run):
     before = len(write_report(run).read_text())
     replace_samples(run, "[1, 2, 3, 4] " * 80_000)
-    started = time.perf_counter()
+    started = time.process_time()
     page = read(run)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert len((run / "report.html").read_text()) < before
     assert "and 1,034,000 characters more" in page.text
 

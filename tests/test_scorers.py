@@ -505,7 +505,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("predicted", HOSTILE, ids=lambda text: text[:6])
 def test_a_long_answer_is_scored_in_a_moment(predicted):
-    started = time.perf_counter()
+    started = time.process_time()
     for scorer, gold in product(SCORERS.values(), ["yes", "3", "B", "it is it", "[1, 2]"]):
         scorer(predicted[:MAX_CHARS], gold)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
