@@ -21,7 +21,7 @@ import numpy as np
 from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
 from grit_lite.errors import Diverged, GritLiteError, RecipeError
-from grit_lite.judge import Endpoint, Item, Judge, stated_scores
+from grit_lite.judge import Endpoint, Item, Judge, stated_score
 from grit_lite.recipe import nearest, resolve
 from grit_lite.scorers import is_right, number
 from grit_lite.triplets import COUNTING, Triplet
@@ -160,11 +160,10 @@ def loose_score(reply: str) -> float | None:
 def verdict(reply: str) -> float | None:
     """1.0 or 0.0 for right or wrong, or None if the reply says neither plainly.
 
-    What counts is "score" in a JSON object, else the first number behind the word, else a number alone, if it lies in
-    [0, 1]; from 0.5 on it means right.
+    What counts is a score in [0, 1] that the reply states as `stated_score` has it; from 0.5 on it means right.
     """
-    given = next(iter(stated_scores(reply)), -1.0)
-    return float(given >= 0.5) if 0 <= given <= 1 else None
+    given = stated_score(reply, highest=1)
+    return None if given is None else float(given >= 0.5)
 
 
 def ask_ahead(judge: Judge | None, terms: Iterable[Term], samples: Sequence[Sample]) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from grit_lite import cli
 from grit_lite.errors import DataError, JudgeError, RecipeError
 from grit_lite.evaluate.judging import judge_rows
-from grit_lite.judge import MMHAL, RIGHT_OR_WRONG, Endpoint, Item, open_judge
+from grit_lite.judge import RIGHT_OR_WRONG, Endpoint, Item, endpoint, open_judge
 from grit_lite.judge.cache import Cache
 from grit_lite.judge.endpoint import SPARED, pause_asked_for
 from grit_lite.judge.rubrics import ANSWER_CHARS
@@ -161,39 +161,7 @@ def test_what_a_server_refuses_is_left_out(server, judge, refuses, kept):
     assert len(server.asked) == 1
 
 
-# how a reply is read
-
-
-@pytest.mark.parametrize(
-    ("text", "score"),
-    [
-        ('{"reason": "a score of 0 would be wrong", "score": 1}', 1),
-        ('```json\n{"reason": "no", "score": 0}\n```', 0),
-        ("<think> A score of 1? No. </think>\nScore: 0", 0),
-        ("Score: 1", 1),
-        ("0", 0),
-        ("Score: 10/10", None),
-        ("score: 100%", None),
-        ("score: 1. On reflection, score: 0", None),
-        ('{"score": 1, "score": 0}', None),
-        ('{"score": 0.5}', None),
-        ('{"score": 2}', None),
-        ('{"score": -1}', None),
-        ('{"score": NaN}', None),
-        ('{"score": 1e400}', None),
-        ('{"reason": "the score is 1 if', None),
-        ('{"a":' * 3000, None),
-        ("I cannot help with that.", None),
-        ("", None),
-    ],
-)
-def test_a_reply_is_read_only_where_it_states_one_score(text, score):
-    assert RIGHT_OR_WRONG.read(text) == score
-
-
-def test_a_rating_is_a_whole_number_of_its_range():
-    assert [MMHAL.read(verdict(score)) for score in (0, 6, 7, 2.5, 3.0)] == [0, 6, None, None, 3]
-    assert MMHAL.read("Score: 4") == 4
+# replies without a score
 
 
 @pytest.mark.parametrize("text", ["10/10", "score: 1 or score: 0", "I will not.", None, ["a", "list"]])
@@ -471,6 +439,13 @@ def test_a_verdict_is_kept_for_the_next_start_of_the_same_judge_and_for_no_other
     server.model = "another-judge"
     open_endpoint(server, tmp_path).rate(several(1))
     assert len(server.asked) == 8
+
+
+def test_what_another_reader_of_replies_made_of_one_is_not_served(server, tmp_path, monkeypatch):
+    open_endpoint(server, tmp_path).rate([CUPS])
+    monkeypatch.setattr(endpoint, "READER", endpoint.READER + 1)
+    open_endpoint(server, tmp_path).rate([CUPS])
+    assert server.asked == [CUPS, CUPS]
 
 
 def test_a_cache_tells_nobody_what_was_asked(server, judge, tmp_path):

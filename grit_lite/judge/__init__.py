@@ -4,14 +4,15 @@
     rules    the rules of `scorers` decide in the judge's place: free, offline, always the same
     NAME     a language model at an OpenAI-style endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
 
-A judge that has no verdict abstains; it never pays a silent zero. `rubrics` is what is asked, `endpoint` who is asked,
-`cache` what was answered before.
+A judge that has no verdict abstains; it never pays a silent zero. `rubrics` is what is asked, `replies` how what
+comes back is read, `endpoint` who is asked, `cache` what was answered before.
 """
 
 from collections.abc import Callable, Sequence
 
 from grit_lite.judge.endpoint import Endpoint, from_environment, reply
-from grit_lite.judge.rubrics import MMHAL, RIGHT_OR_WRONG, RUBRICS, Item, Rubric, stated_scores
+from grit_lite.judge.replies import stated_score
+from grit_lite.judge.rubrics import MMHAL, RIGHT_OR_WRONG, RUBRICS, Item, Rubric
 from grit_lite.recipe import Recipe
 from grit_lite.scorers import is_right
 
@@ -27,7 +28,7 @@ __all__ = [
     "judge_of",
     "open_judge",
     "rate",
-    "stated_scores",
+    "stated_score",
 ]
 
 Judge = Callable[[str, str, str], str | None]  # (question, gold, predicted) -> the reply; None: the judge abstains

@@ -24,6 +24,7 @@ from grit_lite import __version__
 from grit_lite.answer import plain
 from grit_lite.errors import JudgeError, RecipeError
 from grit_lite.judge.cache import Cache, cache_file
+from grit_lite.judge.replies import READER
 from grit_lite.judge.rubrics import RIGHT_OR_WRONG, RUBRICS, Item, Rubric
 
 T = TypeVar("T")
@@ -371,7 +372,7 @@ class Endpoint:
 
     def _key_of(self, item: Item, rubric: Rubric) -> str:
         """Of everything that decides a verdict, the name that the model goes by today included."""
-        parts = [self.address, self.model, self._answers_as[rubric.name], rubric.digest, *item]
+        parts = [self.address, self.model, self._answers_as[rubric.name], rubric.digest, READER, *item]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
