@@ -166,11 +166,12 @@ def verdict(reply: str) -> float | None:
     return None if given is None else float(given >= 0.5)
 
 
-def ask_ahead(judge: Judge | None, terms: Iterable[Term], samples: Sequence[Sample]) -> None:
+def ask_ahead(
+    judge: Judge | None, terms: Iterable[Term], samples: Sequence[Sample], *, more_follow: bool = False
+) -> None:
     """Have an endpoint judge together what the terms will ask of it one sample after another.
 
-    Raises:
-        JudgeError: as `Endpoint.rate`.
+    `more_follow` and what it raises are those of `Endpoint.rate`.
     """
     if not isinstance(judge, Endpoint):
         return
@@ -179,7 +180,7 @@ def ask_ahead(judge: Judge | None, terms: Iterable[Term], samples: Sequence[Samp
     for term in terms:
         for sample in noting:
             term.function(sample)
-    judge.ask_ahead(items)
+    judge.ask_ahead(items, more_follow=more_follow)
 
 
 # grit-paper: section 3 of arXiv 2505.15879
@@ -458,14 +459,15 @@ class Scorer:
     judge: Judge | None = None
 
     def ask_ahead(self, completions: Sequence[str], triplets: Sequence[Triplet]) -> None:
-        """Have the judge see all of these completions at the same time, where it can, before each is scored.
+        """Have the judge see all completions of a step at the same time, where it can, before each is scored.
 
         Raises:
-            JudgeError: as `Endpoint.rate`.
+            JudgeError: as `Endpoint.rate`, of one step of many.
         """
         pairs = zip(completions, triplets, strict=True)
         samples = [Sample(parse(text), row.question, row.answer, row.dataset) for text, row in pairs]
-        ask_ahead(self.judge, [term for term in self.terms.values() if isinstance(term, Term)], samples)
+        terms = [term for term in self.terms.values() if isinstance(term, Term)]
+        ask_ahead(self.judge, terms, samples, more_follow=True)
 
     def __call__(
         self,

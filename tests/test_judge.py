@@ -267,10 +267,10 @@ def test_a_deadline_ends_what_hangs(server, tmp_path):
         return verdict(1)
 
     server.say = hang
-    assert judge.rate(several(3)) == [None] * 3
+    assert judge.rate([CUPS]) == [None]
     release.set()
-    assert judge.facts()["failed"] == 3
-    assert len(server.asked) == 6  # a request has half of the time
+    assert judge.facts()["failed"] == 1
+    assert len(server.asked) == 2  # a request has half of the time
 
 
 def test_a_response_that_drips_is_ended_too(server, tmp_path):
@@ -384,24 +384,73 @@ def test_canaries_are_asked_of_every_judge_anew_and_once(server, tmp_path):
     assert len(server.bodies) == 2 * count + 1
 
 
-def test_a_few_answers_without_a_verdict_end_nothing_and_more_do(server, judge):
+def without_verdict(server, count, response=None):
+    """The first so many answers of `several` have none."""
+
     def say(item):
-        if int(item.predicted.split()[1]) < bad:
-            raise Response(400, "no")
+        if int(item.predicted.split()[1]) < count:
+            raise response or Response(400, "no")
         return verdict(1)
 
-    server.say, bad = say, SPARED
-    assert judge.rate(several(20)).count(None) == SPARED
-    bad = SPARED + 1
-    refused(judge, f"no verdict on {SPARED + 1} of", "it answers 400: no", "Above 1%", items=several(20))
-    refused(judge, f"no verdict on {SPARED + 1} of", items=several(1))
+    server.say = say
 
 
-def test_one_in_a_hundred_may_be_without_a_verdict(server, judge):
+@pytest.mark.parametrize(("bad", "of"), [(1, 1), (1, 20), (2, 200), (5, 500)])
+def test_one_in_a_hundred_may_be_without_a_verdict_wherever_they_stand(server, judge, bad, of):
+    without_verdict(server, bad)
+    assert judge.rate(several(of)).count(None) == bad
+
+
+@pytest.mark.parametrize(("bad", "of"), [(2, 2), (2, 3), (2, 20), (2, 199), (3, 200)])
+def test_more_than_one_in_a_hundred_without_a_verdict_end_it(server, judge, bad, of):
+    without_verdict(server, of)
+    refused(judge, f"no verdict on {bad} of {of} answers", "it answers 400: no", "more than 1%", items=several(of))
+    refused(judge, f"no verdict on {bad} of {of} answers", items=several(1))
+
+
+def test_they_are_counted_among_the_answers_that_were_judged_before(server, tmp_path):
+    open_endpoint(server, tmp_path).rate(several(300)[3:])
+    without_verdict(server, 3)
+    assert open_endpoint(server, tmp_path).rate(several(300)).count(None) == 3
+    refused(open_endpoint(server, tmp_path), "no verdict on 3 of 299 answers", items=several(299))
+
+
+def test_answers_of_one_step_after_the_other_are_counted_together(server, judge):
+    without_verdict(server, 3)
+    judge.ask_ahead(several(8), more_follow=True)
+    assert judge.counts["failed"] == SPARED == 3
     server.say = lambda item: verdict(1)
-    judge.counts["asked"] = 1000
-    server.say = after(11, Response(400, "no"))
-    refused(judge, "no verdict on 11 of 1011", items=several(11))
+    judge.ask_ahead(several(300)[8:], more_follow=True)
+    without_verdict(server, 1000)
+    refused_ahead(judge, "no verdict on 4 of 308 answers so far", several(1000)[300:308])
+
+
+def test_one_in_a_hundred_of_all_steps_may_be_without_a_verdict(server, judge):
+    server.say = lambda item: verdict(1)
+    judge.ask_ahead(several(500), more_follow=True)
+    without_verdict(server, 505)
+    judge.ask_ahead(several(532)[500:], more_follow=True)
+    assert judge.counts["failed"] == 5
+
+
+def test_a_step_that_goes_mostly_without_verdicts_ends_it_however_long_all_went_well(server, judge):
+    server.say = lambda item: verdict(1)
+    judge.counts["asked"] = 100_000
+    judge.ask_ahead(several(8), more_follow=True)
+    without_verdict(server, 5, Response(400, "gone"))
+    again = [Item("How much?", *item[1:]) for item in several(8)]
+    refused_ahead(judge, "no verdict on 5 of 8 answers of one step", again)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_first_step_without_any_verdict_ends_it(server, judge, count):
+    without_verdict(server, count)
+    refused_ahead(judge, "answers of one step", several(count))
+
+
+def refused_ahead(judge, part, items):
+    with pytest.raises(JudgeError, match=part):
+        judge.ask_ahead(items, more_follow=True)
 
 
 def test_after_the_end_nothing_more_is_sent(server, judge):
