@@ -1,9 +1,12 @@
 """Judges, against a real HTTP server on this machine that answers as badly as servers do."""
 
+import contextlib
 import json
 import socket
 import sqlite3
 import threading
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -280,6 +283,43 @@ def test_a_response_that_drips_is_ended_too(server, tmp_path):
     server.say = after(99, Response(200, b" " * 9999, drips=True))
     assert judge.rate([CUPS]) == [None]
     assert "no whole response in" in judge.facts()["last_failure"]
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_response_whose_headers_drip_is_ended_in_time(server, tmp_path, sent):
+    judge = open_endpoint(server, tmp_path)
+    judge.prove()
+    with dripping(sent) as port:
+        judge._url = judge._url.copy_with(port=port)  # who was proven, somewhere else
+        judge.seconds = 1.0
+        started = time.monotonic()
+        assert judge.rate([CUPS]) == [None]
+        assert time.monotonic() - started < 3.0  # of ten, with room for a busy machine
+    assert "no whole response in" in judge.facts()["last_failure"]
+
+
+@contextmanager
+def dripping(begins):
+    """The port of a server whose responses begin so, and go on with twenty bytes a second, for ten seconds."""
+    over = threading.Event()
+
+    def serve(connection):
+        with contextlib.suppress(OSError), connection:
+            connection.recv(65536)
+            connection.sendall(begins)
+            for _ in range(200):
+                if not over.wait(0.05):
+                    connection.sendall(b"a")
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listening.getsockname()[1]
+        over.set()
 
 
 def test_a_failure_is_not_kept_and_a_verdict_is(server, tmp_path):

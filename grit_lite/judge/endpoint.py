@@ -4,16 +4,19 @@ It is httpx and not the openai package: httpx is here already, one POST is all t
 deadline and the budget have to be one loop. What has no verdict is an abstention, and counted; it is never a zero.
 """
 
+import asyncio
 import contextlib
 import email.utils
+import functools
 import hashlib
 import json
 import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -122,6 +125,8 @@ class Endpoint:
         self.address = f"{url.scheme}://{url.netloc.decode()}{url.path.rstrip('/')}"  # and neither user nor query
         self._url = httpx.URL(f"{self.address}/chat/completions", params=url.params)
         self._client = _client(url, key)
+        self._loop = _loop()
+        weakref.finalize(self, _close, self._client, self._loop).atexit = False
         self._secrets = [secret for secret in (key, url.password) if secret]
         self.counts: Counter[str] = Counter(asked=0, cached=0, abstained=0, failed=0, requests=0)
         self._answers_as: dict[str, str] = {}  # by rubric: the model's own name, once it has passed the canaries
@@ -365,17 +370,17 @@ class Endpoint:
         return {"model": self.model, "messages": rubric.messages(item), **chosen}
 
     def _post(self, body: dict[str, Any], end: float) -> tuple[int, httpx.Headers, bytes]:
-        """Status, headers and body of the response; httpx limits each wait, and this limits the whole."""
-        content = bytearray()
+        """Status, headers and body of the response, within half of `seconds` from the first look-up of a name on."""
         limit = max(0.001, min(end - time.monotonic(), self.seconds / 2))
-        end = time.monotonic() + limit
-        with self._client.stream("POST", self._url, json=body, timeout=limit) as response:
-            for piece in response.iter_raw():
+        return asyncio.run_coroutine_threadsafe(_within(limit, self._exchange(body)), self._loop).result()
+
+    async def _exchange(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        content = bytearray()
+        async with self._client.stream("POST", self._url, json=body, timeout=None) as response:
+            async for piece in response.aiter_raw():
                 content += piece
                 if len(content) > MAX_BYTES:
                     raise httpx.ReadError(f"the response has more than {MAX_BYTES} bytes")
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout(f"no whole response in {limit:.1f} s")
             return response.status_code, response.headers, bytes(content)
 
     def _raise_for(self, status: int, headers: httpx.Headers, content: bytes) -> NoReturn:
@@ -412,10 +417,34 @@ class Endpoint:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _client(url: httpx.URL, key: str) -> httpx.Client:
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where all requests of this process wait for their responses, in a thread of its own.
+
+    Only there can a request be ended in whatever it waits for: what httpx limits in a thread is each wait, and a server
+    that sends a byte of a header now and then makes them many.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="judge requests", daemon=True).start()
+    return loop
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(f"no whole response in {seconds:.1f} s") from error
+
+
+def _client(url: httpx.URL, key: str) -> httpx.AsyncClient:
     headers = {"User-Agent": f"grit-lite/{__version__}", "Accept-Encoding": "identity"}
     bearer = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(headers=headers | bearer, auth=(url.username, url.password) if url.userinfo else None)
+    return httpx.AsyncClient(headers=headers | bearer, auth=(url.username, url.password) if url.userinfo else None)
+
+
+def _close(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
 def reply(score: float) -> str:
