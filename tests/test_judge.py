@@ -530,6 +530,18 @@ def test_a_verdict_is_kept_for_the_next_start_of_the_same_judge_and_for_no_other
     assert len(server.asked) == 8
 
 
+def test_addresses_that_differ_in_their_query_alone_are_two_judges(server, tmp_path):
+    def judge(query):
+        options = {"cache": Cache(tmp_path / "cache.sqlite"), "seconds": 30.0}
+        return Endpoint("a-judge", f"{server.address}?deployment={query}", KEY, **options)
+
+    for query in ("secret-a", "secret-b", "secret-a"):
+        assert judge(query).rate([CUPS]) == [1.0]
+    assert server.asked == [CUPS, CUPS]
+    assert "secret" not in judge("secret-a").address
+    assert not any(b"secret" in path.read_bytes() for path in tmp_path.glob("cache.sqlite*"))
+
+
 def test_what_another_reader_of_replies_made_of_one_is_not_served(server, tmp_path, monkeypatch):
     open_endpoint(server, tmp_path).rate([CUPS])
     monkeypatch.setattr(endpoint, "READER", endpoint.READER + 1)

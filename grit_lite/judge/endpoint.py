@@ -412,9 +412,9 @@ class Endpoint:
         return " ".join(plain(text).split())[:200]
 
     def _key_of(self, item: Item, rubric: Rubric) -> str:
-        """Of everything that decides a verdict, the name that the model goes by today included."""
-        parts = [self.address, self.model, self._answers_as[rubric.name], rubric.digest, READER, *item]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        """Of everything that decides a verdict, the query of the address and the model's name of today included."""
+        judge = [self.address, str(self._url.params), self.model, self._answers_as[rubric.name]]
+        return hashlib.sha256(json.dumps([*judge, rubric.digest, READER, *item]).encode()).hexdigest()
 
 
 @functools.cache
