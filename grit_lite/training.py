@@ -16,6 +16,7 @@ from grit_lite.errors import Elsewhere, GritLiteError, JudgeError, ModelError, O
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
 from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination
+from grit_lite.evaluate.judging import proven_for
 from grit_lite.fitting import RETRIES, Changes, Failure, free_memory, is_out_of_memory, smaller_parts
 from grit_lite.judge import Endpoint, Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
@@ -436,13 +437,14 @@ def _begin(folder: Path, recipe: Recipe, wish: Wish, benchmark: Benchmark) -> Be
 
 
 def judge_for(evaluations: Sequence[Begun], recipe: Recipe) -> Judge | None:
-    """The judge of the recipe, where a question is for one; an endpoint has passed its canaries.
+    """The judge of the recipe, where a question is for one; an endpoint has passed the canaries of what they ask of it.
 
     Raises:
         JudgeError: it is wrong where right and wrong are plain, or it does not answer.
     """
     asked = (question for begun in evaluations for question in begun.evaluation.questions)
-    return proven(judge_of(recipe)) if any(question.scorer == "judge" for question in asked) else None
+    judged = [question for question in asked if question.scorer == "judge"]
+    return proven_for(judge_of(recipe), judged) if judged else None
 
 
 def ask(

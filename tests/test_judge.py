@@ -10,22 +10,27 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from judge_server import KEY, MODEL, Response, item_of, served, verdict
+from judge_server import CANARIES, KEY, MODEL, Response, item_of, served, verdict
 from transformers import PreTrainedTokenizerBase
 
 from grit_lite import cli
 from grit_lite.errors import DataError, JudgeError, RecipeError
-from grit_lite.evaluate.judging import judge_rows
-from grit_lite.judge import RIGHT_OR_WRONG, Endpoint, Item, endpoint, open_judge
+from grit_lite.evaluate.judging import judge_rows, proven_for
+from grit_lite.evaluate.question import Question
+from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, endpoint, open_judge
 from grit_lite.judge.cache import Cache
 from grit_lite.judge.endpoint import SPARED, pause_asked_for
 from grit_lite.judge.rubrics import ANSWER_CHARS
+from grit_lite.recipe import load_recipe
 from grit_lite.rewards import build_scorer, loose_score
 from grit_lite.rewards import verdict as read_verdict
 from grit_lite.run import METRICS, SAMPLES, read_facts, read_rows
 from grit_lite.tiny.build import save_untrained
+from grit_lite.training import judge_for
 from grit_lite.triplets import Triplet
 
 CUPS = Item("How many cups?", "4", "four of them")
@@ -412,6 +417,32 @@ def test_a_judge_that_says_no_to_everything_or_nothing_at_all_is_refused(server,
     refused(judge, "score 0: 'four'")
     server.say_to_canary = lambda item: "Well."
     refused(open_endpoint(server, tmp_path), "score None: 'four'")
+
+
+@pytest.mark.parametrize("rubric", RUBRICS.values(), ids=lambda rubric: rubric.name)
+def test_no_canary_that_tells_its_judge_what_to_do_may_count_as_right(rubric):
+    told = [canary for canary in rubric.canaries if "gnore" in canary.item.predicted]
+    assert told
+    assert all(canary.highest < rubric.right_from for canary in told)
+
+
+def test_every_rubric_that_questions_name_is_proven_before_a_model_is_asked(at_server):
+    questions = [Question("1", "What?", "4", (), (1, 1), scorer="judge", facts={"rubric": "mmhal"})]
+    begun: Any = SimpleNamespace(evaluation=SimpleNamespace(questions=questions))
+    judge = judge_for([begun], load_recipe("tiny", ["judge=a-judge"]))
+    assert judge.facts()["prompts"].keys() == {"mmhal"}
+    asked = len(at_server.bodies)
+    judge_rows([row("A man.", rubric="mmhal")], judge)
+    assert len(at_server.bodies) == asked + 1
+
+
+def test_a_judge_that_is_fooled_in_one_rubric_of_the_questions_is_refused(server, judge):
+    server.say_to_canary = lambda item: verdict(CANARIES[item] if not item.context else 6)
+    questions = [
+        Question("1", "What?", "4", (), (1, 1), scorer="judge", facts=facts) for facts in ({}, {"rubric": "mmhal"})
+    ]
+    with pytest.raises(JudgeError, match=r"rubric mmhal"):
+        proven_for(judge, questions)
 
 
 def test_canaries_are_asked_of_every_judge_anew_and_once(server, tmp_path):

@@ -1,9 +1,10 @@
 """The rows whose scorer is the judge, judged: all of a benchmark together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from grit_lite.errors import DataError
+from grit_lite.evaluate.question import Question
 from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, Judge, Rubric, rate
 
 Row = dict[str, Any]
@@ -36,8 +37,25 @@ def judge_rows(rows: Sequence[Row], judge: Judge | None) -> dict[str, Any]:
     return {**facts, "rows": len(mine), "abstained_rows": list(scores.values()).count(None)} if mine else {}
 
 
+def proven_for(judge: Judge | None, questions: Iterable[Question]) -> Judge | None:
+    """The judge; an endpoint has passed the canaries of every rubric that these questions name.
+
+    Raises:
+        DataError: there is no such rubric.
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    for rubric in dict.fromkeys(_rubric_of(question.facts) for question in questions):
+        if isinstance(judge, Endpoint):
+            judge.prove(rubric)
+    return judge
+
+
 def _rubric(row: Mapping[str, Any]) -> Rubric:
-    name = row.get("facts", {}).get("rubric", RIGHT_OR_WRONG.name)
+    return _rubric_of(row.get("facts", {}))
+
+
+def _rubric_of(facts: Mapping[str, Any]) -> Rubric:
+    name = facts.get("rubric", RIGHT_OR_WRONG.name)
     if name not in RUBRICS:
         raise DataError(f"There is no rubric {name!r} for a judge. It is one of {', '.join(RUBRICS)}.")
     return RUBRICS[name]
