@@ -658,11 +658,12 @@ def test_a_row_without_a_verdict_is_null_and_counted(server, judge):
 
 
 def test_the_rules_judge_right_and_wrong_and_abstain_from_the_rest():
-    rows = [row("four"), row("5"), row("four", rubric="mmhal")]
-    assert judge_rows(rows, open_judge("rules")) == {"rows": 3, "abstained_rows": 1}
-    assert scores(rows) == [1.0, 0.0, None]
-    assert judge_rows(rows, None) == {"rows": 3, "abstained_rows": 3}
-    assert scores(rows) == [None, None, None]
+    rows = [row("four"), row("5"), row("four", rubric="mmhal"), row(None), row(None, rubric="mmhal")]
+    assert judge_rows(rows, open_judge("rules")) == {"rows": 5, "abstained_rows": 2}
+    assert scores(rows) == [1.0, 0.0, None, 0.0, None]  # silence is worth nothing where an answer could be worth more
+    assert [one["correct"] for one in rows] == [True, False, None, False, None]
+    assert judge_rows(rows, None) == {"rows": 5, "abstained_rows": 5}
+    assert scores(rows) == [None] * 5
     assert judge_rows([row("4", scorer="rule")], None) == {}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from grit_lite.errors import DataError
 from grit_lite.evaluate.question import Question
-from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, Judge, Rubric, rate
+from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, Judge, Rubric, can_rate, rate
 
 Row = dict[str, Any]
 
@@ -14,7 +14,8 @@ def judge_rows(rows: Sequence[Row], judge: Judge | None) -> dict[str, Any]:
     """Give the rows whose `scorer` is "judge" their `score`, `correct` and `correct_lenient`, in place.
 
     A row is judged by the rubric that its `facts` name, by right_or_wrong where they name none. Its score is in the
-    range of the rubric; None, and so is `correct`, where the judge abstains. A row without an answer scores 0.
+    range of the rubric; None, and so is `correct`, where the judge abstains. A row without an answer scores 0, where an
+    answer could score more.
 
     Returns:
         How many rows were for the judge, and how many of them it abstained from; who judged, where that is a model.
@@ -63,7 +64,7 @@ def _rubric_of(facts: Mapping[str, Any]) -> Rubric:
 
 def _scores(rows: Sequence[Row], judge: Judge | None, rubric: Rubric) -> list[float | None]:
     given = iter(rate(judge, [_item(row) for row in rows if row["answer"]], rubric))
-    silent = None if judge is None else 0.0
+    silent = 0.0 if can_rate(judge, rubric) else None
     return [next(given) if row["answer"] else silent for row in rows]
 
 

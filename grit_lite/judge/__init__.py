@@ -25,6 +25,7 @@ __all__ = [
     "Judge",
     "Rubric",
     "by_rules",
+    "can_rate",
     "judge_of",
     "open_judge",
     "rate",
@@ -58,17 +59,20 @@ def by_rules(question: str, gold: str, predicted: str) -> str:
     return reply(is_right(predicted, gold))
 
 
-def rate(judge: Judge | None, items: Sequence[Item], rubric: Rubric = RIGHT_OR_WRONG) -> list[float | None]:
-    """The judge's score of each answer, in the range of the rubric; None where it abstains, or where there is no judge.
+def can_rate(judge: Judge | None, rubric: Rubric) -> bool:
+    """Whether the judge ever has a score in a rubric: the rules know right from wrong, and nothing else."""
+    return isinstance(judge, Endpoint) or (judge is not None and rubric is RIGHT_OR_WRONG)
 
-    The rules know right from wrong, and abstain from every other rubric.
+
+def rate(judge: Judge | None, items: Sequence[Item], rubric: Rubric = RIGHT_OR_WRONG) -> list[float | None]:
+    """The judge's score of each answer, in the range of the rubric; None where it abstains, or cannot rate.
 
     Raises:
         JudgeError: as `Endpoint.rate`.
     """
     if isinstance(judge, Endpoint):
         return judge.rate(items, rubric)
-    if judge is None or rubric is not RIGHT_OR_WRONG:
+    if judge is None or not can_rate(judge, rubric):
         return [None] * len(items)
     replies = [judge(item.question, item.gold, item.predicted) for item in items]
     return [None if said is None else rubric.read(said) for said in replies]
