@@ -14,8 +14,9 @@ from grit_lite.errors import Stopped, UsageError
 from grit_lite.evaluate import SYSTEMS, WHOLE, Decoding, Evaluation, Shard, System, aggregates, write_gallery
 from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination
+from grit_lite.evaluate.judging import proven_for
 from grit_lite.fitting import free_memory, memory_explained
-from grit_lite.judge import Judge, judge_of, proven
+from grit_lite.judge import Judge, judge_of
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
 from grit_lite.run import contents
@@ -210,13 +211,14 @@ def _name_beside(folder: Path, name: str, adapter: str) -> str:
 
 
 def judge_for(evaluations: Sequence[Begun], recipe: Recipe) -> Judge | None:
-    """The judge of the recipe, where a question is for one; an endpoint has passed its canaries.
+    """The judge of the recipe, where a question is for one; an endpoint has passed the canaries of what they ask of it.
 
     Raises:
         JudgeError: it is wrong where right and wrong are plain, or it does not answer.
     """
     asked = (question for begun in evaluations for question in begun.evaluation.questions)
-    return proven(judge_of(recipe)) if any(question.scorer == "judge" for question in asked) else None
+    judged = [question for question in asked if question.scorer == "judge"]
+    return proven_for(judge_of(recipe), judged) if judged else None
 
 
 def ask_all(
