@@ -21,6 +21,7 @@ from grit_lite import cli
 from grit_lite.errors import DataError, JudgeError, RecipeError
 from grit_lite.evaluate.judging import judge_rows, proven_for
 from grit_lite.evaluate.question import Question
+from grit_lite.evaluating import judge_for
 from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, endpoint, open_judge
 from grit_lite.judge.cache import Cache
 from grit_lite.judge.endpoint import SPARED, pause_asked_for
@@ -30,7 +31,6 @@ from grit_lite.rewards import build_scorer, loose_score
 from grit_lite.rewards import verdict as read_verdict
 from grit_lite.run import METRICS, SAMPLES, read_facts, read_rows
 from grit_lite.tiny.build import save_untrained
-from grit_lite.training import judge_for
 from grit_lite.triplets import Triplet
 
 CUPS = Item("How many cups?", "4", "four of them")
