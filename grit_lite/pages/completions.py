@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from grit_lite.answer import parse, plain
-from grit_lite.boxes import Box, Numbers
+from grit_lite.boxes import Box
 from grit_lite.errors import DataError
 from grit_lite.triplets.images import open_image
 
@@ -60,7 +60,7 @@ def pieces(completion: str, boxes: Sequence[Box]) -> list[Piece]:
     return [piece for piece in cut if piece.text]
 
 
-def _left_out(numbers: Mapping[Numbers, int], shown: Set[int | None]) -> Iterator[Piece]:
+def _left_out(numbers: Mapping[tuple[float, ...], int], shown: Set[int | None]) -> Iterator[Piece]:
     """The boxes among `numbers` that no piece shows, in the numbers that were written."""
     missing = {number: box for box, number in numbers.items() if number not in shown}
     for place, number in enumerate(sorted(missing)):
