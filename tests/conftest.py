@@ -6,6 +6,8 @@ import socket
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # else each of the workers would start a thread per core
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 
@@ -24,3 +26,17 @@ def no_network(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+# Files of half a minute and more, the longest first: a worker that began one of them last would leave the others idle.
+LONGEST = (
+    *("test_many.py", "test_training.py", "test_notebooks.py", "test_oom.py", "test_export.py", "test_runner.py"),
+    *("test_sharing.py", "test_card.py", "test_benchmarks.py", "test_trainer.py", "test_tiny.py", "test_rollout.py"),
+    *("test_benchmark_models.py", "test_report.py", "test_memory.py", "test_faithfulness.py"),
+)
+
+
+def pytest_collection_modifyitems(config, items):
+    if hasattr(config, "workerinput"):
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.name, len(places)))
