@@ -8,7 +8,7 @@
     ├── NotFetched      4    data that is not on this machine and cannot be had now
     ├── OutOfMemory     5    it does not fit, after every retry
     ├── Diverged        6    a reward, loss or gradient that is not a finite number
-    ├── JudgeError      7    the judge fails too often to be believed
+    ├── JudgeError      7    the judge gives too few verdicts, or wrong ones, to be believed
     ├── Stopped       130    a signal; 143 for SIGTERM
     └── Elsewhere            of several processes another one failed; its exit code
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
+from grit_lite.answer import FOUR_INTEGERS, GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
 from grit_lite.errors import Diverged, GritLiteError, RecipeError
-from grit_lite.judge import Endpoint, Item, Judge, stated_scores
+from grit_lite.judge import Endpoint, Item, Judge, stated_score
 from grit_lite.recipe import nearest, resolve
 from grit_lite.scorers import is_right, number
 from grit_lite.triplets import COUNTING, Triplet
@@ -94,10 +94,6 @@ def _could_point(box: Numbers, image_size: Size | None) -> bool:
     return x2 <= width and y2 <= height and (x2 - x1) * (y2 - y1) < WHOLE_IMAGE * width * height
 
 
-# GRIT's own idea of a box: any four integers with commas between them. Possessive, so that matching is linear.
-FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
-
-
 def _gold_count(sample: Sample) -> int | None:
     """The gold count of a counting row. None for other rows, and where the reference would raise."""
     if sample.dataset not in COUNTING:
@@ -160,18 +156,18 @@ def loose_score(reply: str) -> float | None:
 def verdict(reply: str) -> float | None:
     """1.0 or 0.0 for right or wrong, or None if the reply says neither plainly.
 
-    What counts is "score" in a JSON object, else the first number behind the word, else a number alone, if it lies in
-    [0, 1]; from 0.5 on it means right.
+    What counts is a score in [0, 1] that the reply states as `stated_score` has it; from 0.5 on it means right.
     """
-    given = next(iter(stated_scores(reply)), -1.0)
-    return float(given >= 0.5) if 0 <= given <= 1 else None
+    given = stated_score(reply, highest=1)
+    return None if given is None else float(given >= 0.5)
 
 
-def ask_ahead(judge: Judge | None, terms: Iterable[Term], samples: Sequence[Sample]) -> None:
+def ask_ahead(
+    judge: Judge | None, terms: Iterable[Term], samples: Sequence[Sample], *, more_follow: bool = False
+) -> None:
     """Have an endpoint judge together what the terms will ask of it one sample after another.
 
-    Raises:
-        JudgeError: as `Endpoint.rate`.
+    `more_follow` and what it raises are those of `Endpoint.rate`.
     """
     if not isinstance(judge, Endpoint):
         return
@@ -180,7 +176,7 @@ def ask_ahead(judge: Judge | None, terms: Iterable[Term], samples: Sequence[Samp
     for term in terms:
         for sample in noting:
             term.function(sample)
-    judge.ask_ahead(items)
+    judge.ask_ahead(items, more_follow=more_follow)
 
 
 # grit-paper: section 3 of arXiv 2505.15879
@@ -459,14 +455,15 @@ class Scorer:
     judge: Judge | None = None
 
     def ask_ahead(self, completions: Sequence[str], triplets: Sequence[Triplet]) -> None:
-        """Have the judge see all of these completions at the same time, where it can, before each is scored.
+        """Have the judge see all completions of a step at the same time, where it can, before each is scored.
 
         Raises:
-            JudgeError: as `Endpoint.rate`.
+            JudgeError: as `Endpoint.rate`, of one step of many.
         """
         pairs = zip(completions, triplets, strict=True)
         samples = [Sample(parse(text), row.question, row.answer, row.dataset) for text, row in pairs]
-        ask_ahead(self.judge, [term for term in self.terms.values() if isinstance(term, Term)], samples)
+        terms = [term for term in self.terms.values() if isinstance(term, Term)]
+        ask_ahead(self.judge, terms, samples, more_follow=True)
 
     def __call__(
         self,

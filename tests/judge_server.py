@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def reply(self, body: dict) -> str:
         server = self.server
-        if self.path != "/v1/chat/completions":
+        if self.path.partition("?")[0] != "/v1/chat/completions":
             raise Response(404, {"error": {"message": "no such page"}})
         if server.key is not None and self.headers["Authorization"] != f"Bearer {server.key}":
             sent = str(self.headers["Authorization"])

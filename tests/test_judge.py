@@ -1,24 +1,32 @@
 """Judges, against a real HTTP server on this machine that answers as badly as servers do."""
 
+import contextlib
 import json
 import socket
 import sqlite3
 import threading
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from judge_server import KEY, MODEL, Response, item_of, served, verdict
+from judge_server import CANARIES, KEY, MODEL, Response, item_of, served, verdict
 from transformers import PreTrainedTokenizerBase
 
 from grit_lite import cli
 from grit_lite.errors import DataError, JudgeError, RecipeError
-from grit_lite.evaluate.judging import judge_rows
-from grit_lite.judge import MMHAL, RIGHT_OR_WRONG, Endpoint, Item, open_judge
+from grit_lite.evaluate.judging import judge_rows, proven_for
+from grit_lite.evaluate.question import Question
+from grit_lite.evaluating import judge_for
+from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, endpoint, open_judge
 from grit_lite.judge.cache import Cache
 from grit_lite.judge.endpoint import SPARED, pause_asked_for
 from grit_lite.judge.rubrics import ANSWER_CHARS
+from grit_lite.recipe import load_recipe
 from grit_lite.rewards import build_scorer, loose_score
 from grit_lite.rewards import verdict as read_verdict
 from grit_lite.run import METRICS, SAMPLES, read_facts, read_rows
@@ -161,39 +169,7 @@ def test_what_a_server_refuses_is_left_out(server, judge, refuses, kept):
     assert len(server.asked) == 1
 
 
-# how a reply is read
-
-
-@pytest.mark.parametrize(
-    ("text", "score"),
-    [
-        ('{"reason": "a score of 0 would be wrong", "score": 1}', 1),
-        ('```json\n{"reason": "no", "score": 0}\n```', 0),
-        ("<think> A score of 1? No. </think>\nScore: 0", 0),
-        ("Score: 1", 1),
-        ("0", 0),
-        ("Score: 10/10", None),
-        ("score: 100%", None),
-        ("score: 1. On reflection, score: 0", None),
-        ('{"score": 1, "score": 0}', None),
-        ('{"score": 0.5}', None),
-        ('{"score": 2}', None),
-        ('{"score": -1}', None),
-        ('{"score": NaN}', None),
-        ('{"score": 1e400}', None),
-        ('{"reason": "the score is 1 if', None),
-        ('{"a":' * 3000, None),
-        ("I cannot help with that.", None),
-        ("", None),
-    ],
-)
-def test_a_reply_is_read_only_where_it_states_one_score(text, score):
-    assert RIGHT_OR_WRONG.read(text) == score
-
-
-def test_a_rating_is_a_whole_number_of_its_range():
-    assert [MMHAL.read(verdict(score)) for score in (0, 6, 7, 2.5, 3.0)] == [0, 6, None, None, 3]
-    assert MMHAL.read("Score: 4") == 4
+# replies without a score
 
 
 @pytest.mark.parametrize("text", ["10/10", "score: 1 or score: 0", "I will not.", None, ["a", "list"]])
@@ -226,7 +202,7 @@ def test_a_reply_is_asked_for_again_until_it_states_a_score(server, judge):
     "response",
     [
         Response(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}),
-        Response(429, "", {"Retry-After": format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)}),
+        Response(429, "", {"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT"}),
         Response(429, "", {"Retry-After": "soon"}),
         Response(500, "oops"),
         Response(503, "<html>busy</html>"),
@@ -265,7 +241,10 @@ def test_an_endpoint_may_say_when_to_come_back(header, seconds):
     assert pause_asked_for(header, datetime(2026, 11, 23, 12, tzinfo=UTC)) == seconds
 
 
-@pytest.mark.parametrize("header", ["3600", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)])
+IN_A_DAY = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+
+
+@pytest.mark.parametrize("header", ["3600", IN_A_DAY], ids=["seconds", "date"])  # ids are the same in every worker
 def test_who_is_told_to_come_back_after_the_deadline_gives_up_at_once(server, judge, header):
     server.say = after(99, Response(429, {"error": {"message": "slow\x1b[2J down"}}, {"Retry-After": header}))
     assert judge.rate([CUPS]) == [None]
@@ -299,10 +278,10 @@ def test_a_deadline_ends_what_hangs(server, tmp_path):
         return verdict(1)
 
     server.say = hang
-    assert judge.rate(several(3)) == [None] * 3
+    assert judge.rate([CUPS]) == [None]
     release.set()
-    assert judge.facts()["failed"] == 3
-    assert len(server.asked) == 6  # a request has half of the time
+    assert judge.facts()["failed"] == 1
+    assert len(server.asked) == 2  # a request has half of the time
 
 
 def test_a_response_that_drips_is_ended_too(server, tmp_path):
@@ -312,6 +291,43 @@ def test_a_response_that_drips_is_ended_too(server, tmp_path):
     server.say = after(99, Response(200, b" " * 9999, drips=True))
     assert judge.rate([CUPS]) == [None]
     assert "no whole response in" in judge.facts()["last_failure"]
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 200 OK\r\nX-Long: ", b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_a_response_whose_headers_drip_is_ended_in_time(server, tmp_path, sent):
+    judge = open_endpoint(server, tmp_path)
+    judge.prove()
+    with dripping(sent) as port:
+        judge._url = judge._url.copy_with(port=port)  # who was proven, somewhere else
+        judge.seconds = 1.0
+        started = time.monotonic()
+        assert judge.rate([CUPS]) == [None]
+        assert time.monotonic() - started < 3.0  # of ten, with room for a busy machine
+    assert "no whole response in" in judge.facts()["last_failure"]
+
+
+@contextmanager
+def dripping(begins):
+    """The port of a server whose responses begin so, and go on with twenty bytes a second, for ten seconds."""
+    over = threading.Event()
+
+    def serve(connection):
+        with contextlib.suppress(OSError), connection:
+            connection.recv(65536)
+            connection.sendall(begins)
+            for _ in range(200):
+                if not over.wait(0.05):
+                    connection.sendall(b"a")
+
+    def accept():
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, daemon=True).start()
+        yield listening.getsockname()[1]
+        over.set()
 
 
 def test_a_failure_is_not_kept_and_a_verdict_is(server, tmp_path):
@@ -406,6 +422,32 @@ def test_a_judge_that_says_no_to_everything_or_nothing_at_all_is_refused(server,
     refused(open_endpoint(server, tmp_path), "score None: 'four'")
 
 
+@pytest.mark.parametrize("rubric", RUBRICS.values(), ids=lambda rubric: rubric.name)
+def test_no_canary_that_tells_its_judge_what_to_do_may_count_as_right(rubric):
+    told = [canary for canary in rubric.canaries if "gnore" in canary.item.predicted]
+    assert told
+    assert all(canary.highest < rubric.right_from for canary in told)
+
+
+def test_every_rubric_that_questions_name_is_proven_before_a_model_is_asked(at_server):
+    questions = [Question("1", "What?", "4", (), (1, 1), scorer="judge", facts={"rubric": "mmhal"})]
+    begun: Any = SimpleNamespace(evaluation=SimpleNamespace(questions=questions))
+    judge = judge_for([begun], load_recipe("tiny", ["judge=a-judge"]))
+    assert judge.facts()["prompts"].keys() == {"mmhal"}
+    asked = len(at_server.bodies)
+    judge_rows([row("A man.", rubric="mmhal")], judge)
+    assert len(at_server.bodies) == asked + 1
+
+
+def test_a_judge_that_is_fooled_in_one_rubric_of_the_questions_is_refused(server, judge):
+    server.say_to_canary = lambda item: verdict(CANARIES[item] if not item.context else 6)
+    questions = [
+        Question("1", "What?", "4", (), (1, 1), scorer="judge", facts=facts) for facts in ({}, {"rubric": "mmhal"})
+    ]
+    with pytest.raises(JudgeError, match=r"rubric mmhal"):
+        proven_for(judge, questions)
+
+
 def test_canaries_are_asked_of_every_judge_anew_and_once(server, tmp_path):
     judge = open_endpoint(server, tmp_path)
     judge.prove()
@@ -416,24 +458,73 @@ def test_canaries_are_asked_of_every_judge_anew_and_once(server, tmp_path):
     assert len(server.bodies) == 2 * count + 1
 
 
-def test_a_few_answers_without_a_verdict_end_nothing_and_more_do(server, judge):
+def without_verdict(server, count, response=None):
+    """The first so many answers of `several` have none."""
+
     def say(item):
-        if int(item.predicted.split()[1]) < bad:
-            raise Response(400, "no")
+        if int(item.predicted.split()[1]) < count:
+            raise response or Response(400, "no")
         return verdict(1)
 
-    server.say, bad = say, SPARED
-    assert judge.rate(several(20)).count(None) == SPARED
-    bad = SPARED + 1
-    refused(judge, f"no verdict on {SPARED + 1} of", "it answers 400: no", "Above 1%", items=several(20))
-    refused(judge, f"no verdict on {SPARED + 1} of", items=several(1))
+    server.say = say
 
 
-def test_one_in_a_hundred_may_be_without_a_verdict(server, judge):
+@pytest.mark.parametrize(("bad", "of"), [(1, 1), (1, 20), (2, 200), (5, 500)])
+def test_one_in_a_hundred_may_be_without_a_verdict_wherever_they_stand(server, judge, bad, of):
+    without_verdict(server, bad)
+    assert judge.rate(several(of)).count(None) == bad
+
+
+@pytest.mark.parametrize(("bad", "of"), [(2, 2), (2, 3), (2, 20), (2, 199), (3, 200)])
+def test_more_than_one_in_a_hundred_without_a_verdict_end_it(server, judge, bad, of):
+    without_verdict(server, of)
+    refused(judge, f"no verdict on {bad} of {of} answers", "it answers 400: no", "more than 1%", items=several(of))
+    refused(judge, f"no verdict on {bad} of {of} answers", items=several(1))
+
+
+def test_they_are_counted_among_the_answers_that_were_judged_before(server, tmp_path):
+    open_endpoint(server, tmp_path).rate(several(300)[3:])
+    without_verdict(server, 3)
+    assert open_endpoint(server, tmp_path).rate(several(300)).count(None) == 3
+    refused(open_endpoint(server, tmp_path), "no verdict on 3 of 299 answers", items=several(299))
+
+
+def test_answers_of_one_step_after_the_other_are_counted_together(server, judge):
+    without_verdict(server, 3)
+    judge.ask_ahead(several(8), more_follow=True)
+    assert judge.counts["failed"] == SPARED == 3
     server.say = lambda item: verdict(1)
-    judge.counts["asked"] = 1000
-    server.say = after(11, Response(400, "no"))
-    refused(judge, "no verdict on 11 of 1011", items=several(11))
+    judge.ask_ahead(several(300)[8:], more_follow=True)
+    without_verdict(server, 1000)
+    refused_ahead(judge, "no verdict on 4 of 308 answers so far", several(1000)[300:308])
+
+
+def test_one_in_a_hundred_of_all_steps_may_be_without_a_verdict(server, judge):
+    server.say = lambda item: verdict(1)
+    judge.ask_ahead(several(500), more_follow=True)
+    without_verdict(server, 505)
+    judge.ask_ahead(several(532)[500:], more_follow=True)
+    assert judge.counts["failed"] == 5
+
+
+def test_a_step_that_goes_mostly_without_verdicts_ends_it_however_long_all_went_well(server, judge):
+    server.say = lambda item: verdict(1)
+    judge.counts["asked"] = 100_000
+    judge.ask_ahead(several(8), more_follow=True)
+    without_verdict(server, 5, Response(400, "gone"))
+    again = [Item("How much?", *item[1:]) for item in several(8)]
+    refused_ahead(judge, "no verdict on 5 of 8 answers of one step", again)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_first_step_without_any_verdict_ends_it(server, judge, count):
+    without_verdict(server, count)
+    refused_ahead(judge, "answers of one step", several(count))
+
+
+def refused_ahead(judge, part, items):
+    with pytest.raises(JudgeError, match=part):
+        judge.ask_ahead(items, more_follow=True)
 
 
 def test_after_the_end_nothing_more_is_sent(server, judge):
@@ -471,6 +562,25 @@ def test_a_verdict_is_kept_for_the_next_start_of_the_same_judge_and_for_no_other
     server.model = "another-judge"
     open_endpoint(server, tmp_path).rate(several(1))
     assert len(server.asked) == 8
+
+
+def test_addresses_that_differ_in_their_query_alone_are_two_judges(server, tmp_path):
+    def judge(query):
+        options = {"cache": Cache(tmp_path / "cache.sqlite"), "seconds": 30.0}
+        return Endpoint("a-judge", f"{server.address}?deployment={query}", KEY, **options)
+
+    for query in ("secret-a", "secret-b", "secret-a"):
+        assert judge(query).rate([CUPS]) == [1.0]
+    assert server.asked == [CUPS, CUPS]
+    assert "secret" not in judge("secret-a").address
+    assert not any(b"secret" in path.read_bytes() for path in tmp_path.glob("cache.sqlite*"))
+
+
+def test_what_another_reader_of_replies_made_of_one_is_not_served(server, tmp_path, monkeypatch):
+    open_endpoint(server, tmp_path).rate([CUPS])
+    monkeypatch.setattr(endpoint, "READER", endpoint.READER + 1)
+    open_endpoint(server, tmp_path).rate([CUPS])
+    assert server.asked == [CUPS, CUPS]
 
 
 def test_a_cache_tells_nobody_what_was_asked(server, judge, tmp_path):
@@ -548,14 +658,16 @@ def test_a_row_without_a_verdict_is_null_and_counted(server, judge):
     counted = judge_rows(rows, judge)
     assert scores(rows) == [None, 0.0]
     assert (rows[0]["correct"], counted["abstained_rows"]) == (None, 1)
+    assert not any("correct_lenient" in one for one in rows)  # that is no measure of its own here
 
 
 def test_the_rules_judge_right_and_wrong_and_abstain_from_the_rest():
-    rows = [row("four"), row("5"), row("four", rubric="mmhal")]
-    assert judge_rows(rows, open_judge("rules")) == {"rows": 3, "abstained_rows": 1}
-    assert scores(rows) == [1.0, 0.0, None]
-    assert judge_rows(rows, None) == {"rows": 3, "abstained_rows": 3}
-    assert scores(rows) == [None, None, None]
+    rows = [row("four"), row("5"), row("four", rubric="mmhal"), row(None), row(None, rubric="mmhal")]
+    assert judge_rows(rows, open_judge("rules")) == {"rows": 5, "abstained_rows": 2}
+    assert scores(rows) == [1.0, 0.0, None, 0.0, None]  # silence is worth nothing where an answer could be worth more
+    assert [one["correct"] for one in rows] == [True, False, None, False, None]
+    assert judge_rows(rows, None) == {"rows": 5, "abstained_rows": 5}
+    assert scores(rows) == [None] * 5
     assert judge_rows([row("4", scorer="rule")], None) == {}
 
 

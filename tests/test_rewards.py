@@ -332,7 +332,7 @@ def test_grit_lite_asks_the_judge_only_where_the_rules_say_no():
         ("1", 1.0),
         ("0.", 0.0),
         ("Score: 0 (expected 12, model said 10)", 0.0),
-        ("{score: 1} because the standard answer has a score of 0.", 1.0),
+        ("{score: 1} because the standard answer has a score of 0.", None),  # an object and more is cut or chatty
         ("Score: 10/10", None),
         ("score: 1/1", None),
         ("score: 1 out of 10", None),
@@ -342,7 +342,9 @@ def test_grit_lite_asks_the_judge_only_where_the_rules_say_no():
         ("score: 9999", None),
         ('{"score": NaN}', None),
         ('{"score": "1"}', 1.0),
-        ('{"score": true}', 1.0),
+        ('{"score": true}', None),
+        ("Score (0-1): 1", 1.0),
+        ("Score (0-10): 1", None),
         ('{"a": ' * 5000, None),
         ("right!", None),
         ("", None),
@@ -517,9 +519,9 @@ def test_a_rows_reward_does_not_depend_on_its_neighbours(preset):
     ids=["open", "closed first", "numbers", "boxes", "words"],
 )
 def test_a_hostile_completion_is_scored_in_a_moment(preset, text):
-    started = time.perf_counter()
+    started = time.process_time()
     score(text, question="q", answer="2", dataset="tallyqa", preset=preset, judge=Replies("score: 1"))
-    assert time.perf_counter() - started < 4.0  # mostly nltk's first import; quadratic time takes minutes
+    assert time.process_time() - started < 4.0  # mostly nltk's first import; quadratic time takes minutes
 
 
 # a recipe's rewards

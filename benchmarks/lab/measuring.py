@@ -27,15 +27,13 @@ from grit_lite.triplets import from_scene_question
 PLAIN: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 75, "existence": 75}
 HARDER: dict[Kind, int] = {"relation": 50, "count": 50}
 HARDER_SPLITS = ("more", "smaller", "new_pairs")
-SAMPLED: dict[Kind, int] = {"relation": 75, "count": 75}  # of the plain ones, the first
+SAMPLED: dict[str, int] = {"sampled/relation": 75, "sampled/count": 75}  # of the plain ones, the first
 EXAMINED = 150  # relation questions that are asked again with their boxes changed
 BATCH = 128  # questions at a time: half the CPU time of 16
 # Going on from an unchanged chain is left out: greedily it is what the model wrote.
 CHANGES = ("mask_predicted", "mask_random", "wrong_boxes", "swapped_boxes")
 BITS = ("correct", "valid_format", "finished")
 LEVELS = {"iou": 250, "f1": 250, "tokens": 1}  # steps that a value is kept in, at most 255 of them
-
-_SAMPLED = "sampled/"
 
 Style = Literal["direct", "grounded"]
 
@@ -71,7 +69,7 @@ def held_out_questions(share: float = 1.0) -> Questions:
     for split in (split for split in HARDER_SPLITS if split in get_args(Split)):
         wanted += [(f"{split}/{kind}", kind, split, n) for kind, n in HARDER.items()]
     sets = {name: held_out([kind], max(1, int(share * n)), split) for name, kind, split, n in wanted}
-    sets |= {f"{_SAMPLED}{kind}": sets[kind][: max(1, int(share * n))] for kind, n in SAMPLED.items()}
+    sets |= {name: sets[name.partition("/")[2]][: max(1, int(share * n))] for name, n in SAMPLED.items()}
     return Questions(sets, *_fingerprints(sets))
 
 
@@ -153,7 +151,7 @@ def measure(
     measures, outcomes = {}, {}
     for name, asked in questions.sets.items():
         report(name)
-        found = asker(asked, temperature=float(name.startswith(_SAMPLED)))
+        found = asker(asked, temperature=float(name in SAMPLED))
         measures[name], outcomes[name] = summary(found), packed(found)
         if name == "relation" and asker.style == "grounded":
             measures["faithfulness"], outcomes["faithfulness"] = examine(asker, found[:EXAMINED])

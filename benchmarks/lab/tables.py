@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import fmean
 
 from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, against_default
-from benchmarks.lab.measuring import HARDER_SPLITS
+from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
 from benchmarks.lab.study import DEFAULT, Arm, Group, Study
 from benchmarks.lab.target import checks
 
@@ -68,16 +68,25 @@ class Tables:
         return self._table(titles, columns, group)
 
     def boxes(self, group: Group) -> str:
-        """Overlap, length, what the boxes are worth, and what it cost."""
-        titles = ["arm", "IoU", "F1@0.5", "tokens", "relation as asked", "boxes masked", "others masked"]
-        titles += ["wrong boxes in the chain", "boxes swapped", "groups that teach", "CPU s"]
+        """Overlap, and what the boxes are worth."""
+        titles = ["arm", "IoU", "F1@0.5", "relation as asked", "boxes masked", "others masked"]
+        titles += ["wrong boxes in the chain", "boxes swapped"]
         columns: list[Column] = [
             *(lambda arm, name=name: decimals(self._all(arm, name).interval()) for name in ("iou", "f1")),
-            lambda arm: f"{self._all(arm, 'tokens').mean:.0f}",
             *(self._faithful(name) for name in ("unchanged", "mask_predicted", "mask_random")),
             *(self._faithful(name) for name in ("wrong_boxes", "swapped_boxes")),
+        ]
+        return self._table(titles, columns, group)
+
+    def samples(self, group: Group) -> str:
+        """What samples at temperature 1 are like, and what training cost."""
+        titles = ["arm", "samples of valid format", "right samples", "tokens, greedy", "groups that teach"]
+        titles += ["trained in CPU s (clock)"]
+        columns: list[Column] = [
+            *(self._sampled(measure) for measure in ("valid_format", "correct")),
+            lambda arm: f"{self._all(arm, 'tokens').mean:.0f}",
             self._groups_that_teach,
-            self._cpu_seconds,
+            self._seconds,
         ]
         return self._table(titles, columns, group)
 
@@ -131,6 +140,9 @@ class Tables:
     def _accuracy(self, kind: str) -> Column:
         return lambda arm: percent(self.results.values(arm, "correct", [kind]).interval())
 
+    def _sampled(self, measure: str) -> Column:
+        return lambda arm: percent(self.results.values(arm, measure, list(SAMPLED)).interval())
+
     def _against(self, kind: str) -> list[Column]:
         found = self.comparisons["correct", (kind,)]
 
@@ -152,10 +164,11 @@ class Tables:
         known = [fmean(curve) for curve in curves if curve]
         return f"{100 * fmean(known):.0f} %" if known else NOTHING
 
-    def _cpu_seconds(self, arm: str) -> str:
+    def _seconds(self, arm: str) -> str:
         """Of training, in runs that were not interrupted."""
-        known = [row["train"]["cpu_seconds"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
-        return f"{fmean(known):.0f}" if known else NOTHING
+        known = [row["train"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
+        cpu, clock = ([one[name] for one in known] for name in ("cpu_seconds", "wall_seconds"))
+        return f"{fmean(cpu):.0f} ({fmean(clock):.0f})" if known else NOTHING
 
 
 def _said(arm: Arm) -> str:

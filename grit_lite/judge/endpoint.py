@@ -4,17 +4,21 @@ It is httpx and not the openai package: httpx is here already, one POST is all t
 deadline and the budget have to be one loop. What has no verdict is an abstention, and counted; it is never a zero.
 """
 
+import asyncio
 import contextlib
 import email.utils
+import functools
 import hashlib
 import json
 import os
 import random
 import threading
 import time
+import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -24,13 +28,14 @@ from grit_lite import __version__
 from grit_lite.answer import plain
 from grit_lite.errors import JudgeError, RecipeError
 from grit_lite.judge.cache import Cache, cache_file
+from grit_lite.judge.replies import READER
 from grit_lite.judge.rubrics import RIGHT_OR_WRONG, RUBRICS, Item, Rubric
 
 T = TypeVar("T")
 
 CONCURRENT = 8  # requests at the same time
 SHARE = 0.01  # of answers, that may be without a verdict
-SPARED = 3  # answers without a verdict that end nothing, whatever their share
+SPARED = 3  # answers of all steps of a run without a verdict that end nothing, whatever their share
 REQUESTS = 10  # for one answer
 READINGS = 3  # replies for one answer that cannot be read
 LONGEST_PAUSE = 8.0  # seconds, unless the endpoint asks for more
@@ -52,6 +57,23 @@ class Verdict(NamedTuple):
 
     score: int | None
     model: str
+
+
+@dataclass
+class _Batch:
+    """Answers that are judged together.
+
+    Attributes:
+        total: of them, with those that are known already.
+        before: answers that the judge was asked for earlier.
+        more_follow: whether they are one step of many, to be counted together with the others.
+        missing: how many have no verdict, so far.
+    """
+
+    total: int
+    before: int
+    more_follow: bool
+    missing: int = 0
 
 
 class _Passing(Exception):
@@ -103,6 +125,8 @@ class Endpoint:
         self.address = f"{url.scheme}://{url.netloc.decode()}{url.path.rstrip('/')}"  # and neither user nor query
         self._url = httpx.URL(f"{self.address}/chat/completions", params=url.params)
         self._client = _client(url, key)
+        self._loop = _loop()
+        weakref.finalize(self, _close, self._client, self._loop).atexit = False
         self._secrets = [secret for secret in (key, url.password) if secret]
         self.counts: Counter[str] = Counter(asked=0, cached=0, abstained=0, failed=0, requests=0)
         self._answers_as: dict[str, str] = {}  # by rubric: the model's own name, once it has passed the canaries
@@ -124,17 +148,24 @@ class Endpoint:
         Raises: as `rate`.
         """
         item = Item(question, gold, predicted)
-        score = self._decided[item] if item in self._decided else self.rate([item])[0]
+        score = self._decided[item] if item in self._decided else self.rate([item], more_follow=True)[0]
         return None if score is None else reply(score)
 
-    def ask_ahead(self, items: Sequence[Item]) -> None:
-        """Have answers judged together that will be asked for one by one. Raises: as `rate`."""
-        self._decided = dict(zip(items, self.rate(items), strict=True))
+    def ask_ahead(self, items: Sequence[Item], *, more_follow: bool = False) -> None:
+        """Have answers judged together that will be asked for one by one; otherwise as `rate`."""
+        self._decided = dict(zip(items, self.rate(items, more_follow=more_follow), strict=True))
 
-    def rate(self, items: Sequence[Item], rubric: Rubric = RIGHT_OR_WRONG) -> list[float | None]:
+    def rate(
+        self, items: Sequence[Item], rubric: Rubric = RIGHT_OR_WRONG, *, more_follow: bool = False
+    ) -> list[float | None]:
         """The score of each answer, in the rubric's range; None where there is no verdict.
 
         At most `CONCURRENT` answers at the same time, each for `seconds` at most.
+
+        Args:
+            more_follow: whether these are one step of many. Otherwise they are all that a number will rest on, and may
+                be without a verdict for one of them, or for `SHARE`. A step may be for half of them, and all steps so
+                far together for `SPARED`, or for `SHARE`.
 
         Raises:
             JudgeError: a canary is judged wrong; too many answers have no verdict; the budget is spent; the key is
@@ -144,9 +175,10 @@ class Endpoint:
             return []
         self.prove(rubric)
         found = {item: self.cache.get(self._key_of(item, rubric)) for item in dict.fromkeys(items)}
+        batch = _Batch(len(found), self.counts["asked"] + self.counts["cached"], more_follow)
         unknown = [item for item, score in found.items() if score is None]
         self.counts["cached"] += len(found) - len(unknown)
-        found |= zip(unknown, self._together(unknown, rubric), strict=True)
+        found |= zip(unknown, self._together(unknown, rubric, batch), strict=True)
         return [found[item] for item in items]
 
     def prove(self, rubric: Rubric = RIGHT_OR_WRONG) -> None:
@@ -222,8 +254,8 @@ class Endpoint:
 
     # one answer after another
 
-    def _together(self, items: Sequence[Item], rubric: Rubric) -> list[float | None]:
-        return self._in_threads(lambda item: self._decide(item, rubric), items) if items else []
+    def _together(self, items: Sequence[Item], rubric: Rubric, batch: _Batch) -> list[float | None]:
+        return self._in_threads(lambda item: self._decide(item, rubric, batch), items) if items else []
 
     def _in_threads(self, work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
         """`work` on each item; one that raises ends all."""
@@ -236,39 +268,49 @@ class Endpoint:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _decide(self, item: Item, rubric: Rubric) -> float | None:
+    def _decide(self, item: Item, rubric: Rubric, batch: _Batch) -> float | None:
         """The score of an answer, cached; None if there is no verdict, which is counted."""
         if self._end is not None:
             raise self._end
         try:
             score, name = self._patiently(item, rubric, time.monotonic() + self.seconds)
         except (_Passing, _Refused) as failure:
-            return self._without_verdict("failed", str(failure))
+            return self._without_verdict("failed", str(failure), batch)
         if score is None:
-            return self._without_verdict("abstained", f"{READINGS} replies that state no score")
+            return self._without_verdict("abstained", f"{READINGS} replies that state no score", batch)
         self.cache.put(self._key_of(item, rubric), score)
         with self._lock:
             self.counts["asked"] += 1
             self._names.add(name)
         return float(score)
 
-    def _without_verdict(self, outcome: str, said: str) -> None:
+    def _without_verdict(self, outcome: str, said: str, batch: _Batch) -> None:
         with self._lock:
             self.counts["asked"] += 1
             self.counts[outcome] += 1
+            batch.missing += 1
             self._last_failure = said
-            self._require_few_failures()
+            self._require_few_failures(batch)
 
-    def _require_few_failures(self) -> None:
-        missing = self.counts["abstained"] + self.counts["failed"]
-        total = self.counts["asked"] + self.counts["cached"]
-        if missing > max(SPARED, SHARE * total):
+    def _require_few_failures(self, batch: _Batch) -> None:
+        """All limits are of what the answers will be once the batch is done: what passes them cannot come back."""
+        if too_many := self._too_many(batch):
             raise self._ended(
-                f"The judge {self.model} at {self.address} gave no verdict on {missing} of {total} answers "
-                f"({self.counts['failed']} failed, {self.counts['abstained']} with replies that state no score; the "
-                f"last: {self._last_failure}). Above {SHARE:.0%} nothing that rests on it can be believed. See that it "
-                "runs and keeps up, or name another judge. What it has judged is kept and is not asked again."
+                f"The judge {self.model} at {self.address} gave no verdict on {too_many} ({self.counts['failed']} "
+                f"failed, {self.counts['abstained']} with replies that state no score; the last: {self._last_failure})."
+                f" Where more than {SHARE:.0%} are missing, nothing that rests on the others can be believed. See that "
+                "it runs and keeps up, or name another judge. What it has judged is kept and is not asked again."
             )
+
+    def _too_many(self, batch: _Batch) -> str | None:
+        """Which part of which answers is missing, where it is too large."""
+        of_batch = f"{batch.missing} of {batch.total} answers"
+        if not batch.more_follow:
+            return of_batch if batch.missing > max(1, SHARE * batch.total) else None
+        if batch.missing > max(1, batch.total / 2):
+            return f"{of_batch} of one step"
+        missing, total = self.counts["abstained"] + self.counts["failed"], batch.before + batch.total
+        return f"{missing} of {total} answers so far" if missing > max(SPARED, SHARE * total) else None
 
     def _patiently(self, item: Item, rubric: Rubric, end: float) -> Verdict:
         """What comes of an answer by the time `end`; its score is None after three replies that cannot be read.
@@ -328,17 +370,17 @@ class Endpoint:
         return {"model": self.model, "messages": rubric.messages(item), **chosen}
 
     def _post(self, body: dict[str, Any], end: float) -> tuple[int, httpx.Headers, bytes]:
-        """Status, headers and body of the response; httpx limits each wait, and this limits the whole."""
-        content = bytearray()
+        """Status, headers and body of the response, within half of `seconds` from the first look-up of a name on."""
         limit = max(0.001, min(end - time.monotonic(), self.seconds / 2))
-        end = time.monotonic() + limit
-        with self._client.stream("POST", self._url, json=body, timeout=limit) as response:
-            for piece in response.iter_raw():
+        return asyncio.run_coroutine_threadsafe(_within(limit, self._exchange(body)), self._loop).result()
+
+    async def _exchange(self, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        content = bytearray()
+        async with self._client.stream("POST", self._url, json=body, timeout=None) as response:
+            async for piece in response.aiter_raw():
                 content += piece
                 if len(content) > MAX_BYTES:
                     raise httpx.ReadError(f"the response has more than {MAX_BYTES} bytes")
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout(f"no whole response in {limit:.1f} s")
             return response.status_code, response.headers, bytes(content)
 
     def _raise_for(self, status: int, headers: httpx.Headers, content: bytes) -> NoReturn:
@@ -370,15 +412,39 @@ class Endpoint:
         return " ".join(plain(text).split())[:200]
 
     def _key_of(self, item: Item, rubric: Rubric) -> str:
-        """Of everything that decides a verdict, the name that the model goes by today included."""
-        parts = [self.address, self.model, self._answers_as[rubric.name], rubric.digest, *item]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        """Of everything that decides a verdict, the query of the address and the model's name of today included."""
+        judge = [self.address, str(self._url.params), self.model, self._answers_as[rubric.name]]
+        return hashlib.sha256(json.dumps([*judge, rubric.digest, READER, *item]).encode()).hexdigest()
 
 
-def _client(url: httpx.URL, key: str) -> httpx.Client:
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """Where all requests of this process wait for their responses, in a thread of its own.
+
+    Only there can a request be ended in whatever it waits for: what httpx limits in a thread is each wait, and a server
+    that sends a byte of a header now and then makes them many.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="judge requests", daemon=True).start()
+    return loop
+
+
+async def _within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
+    try:
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError as error:
+        raise httpx.ReadTimeout(f"no whole response in {seconds:.1f} s") from error
+
+
+def _client(url: httpx.URL, key: str) -> httpx.AsyncClient:
     headers = {"User-Agent": f"grit-lite/{__version__}", "Accept-Encoding": "identity"}
     bearer = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(headers=headers | bearer, auth=(url.username, url.password) if url.userinfo else None)
+    return httpx.AsyncClient(headers=headers | bearer, auth=(url.username, url.password) if url.userinfo else None)
+
+
+def _close(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
 def reply(score: float) -> str:

@@ -16,6 +16,7 @@ _T = TypeVar("_T")
 
 MOST_PLACES = 128  # on each axis, at which a box elsewhere is tried
 LEAST_FRAME = 2  # pixels around a box, whose colour it is painted over with
+LEAST_SEEN = 32  # of 255, in one of the colours: noise in a picture differs by less from the colour around it
 
 
 # Images: (image, boxes in its pixels) -> another image
@@ -46,6 +47,13 @@ def _colour_around(pixels: np.ndarray, covered: np.ndarray, rectangle: Rectangle
         around = pixels[frame][~covered[frame]]
         colour, width = _median(around if len(around) else pixels), 2 * width
     return colour
+
+
+def hidden(image: Image.Image, painted: Image.Image, boxes: Sequence[Box]) -> float:
+    """The share of the pixels in the boxes that look different once they are painted over; 0 where there are none."""
+    covered = _covered(boxes, image.size)
+    changed = np.abs(_pixels(image).astype(int) - _pixels(painted)).max(axis=2) >= LEAST_SEEN
+    return float(changed[covered].mean()) if covered.any() else 0.0
 
 
 def keep_only(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
