@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 
-from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, against_default
+from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, compare
 from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
 from benchmarks.lab.study import DEFAULT, Arm, Group, Study
 from benchmarks.lab.target import checks
@@ -43,21 +43,21 @@ class Tables:
     @cached_property
     def comparisons(self) -> dict[tuple[str, tuple[str, ...]], Mapping[str, Comparison]]:
         """By measure and sets, then by arm."""
-        return {(name, sets): against_default(self.results, name, sets) for name, sets in COMPARED}
+        return {(name, sets): compare(self.results, name, sets, self.study.held_against()) for name, sets in COMPARED}
 
     def measured(self, group: Group) -> list[str]:
-        """The default arm and those of the group that have rows."""
-        own = [arm.id for arm in group.arms if arm.id in self.results.rows]
-        return list(dict.fromkeys([*([DEFAULT] if DEFAULT in self.results.rows else []), *own]))
+        """What the group is held against and its own arms, as far as they have rows."""
+        arms = [group.against, *(arm.id for arm in group.arms)]
+        return [arm for arm in dict.fromkeys(arms) if arm in self.results.rows]
 
     def name(self, arm: str, group: Group) -> str:
         """The arm as the rows call it, and what it is among the others of the group."""
-        said = f" {group.default}" if arm == DEFAULT and group.default else ""
+        said = f" {group.against_is}" if arm == group.against and group.against_is else ""
         return f"`{arm}`{said}"
 
     def answers(self, group: Group) -> str:
-        """Form and answers by kind, and how far they are from the default arm's."""
-        titles = ["arm", "seeds", "valid format", *PLAIN, "relation − default", "p", "count − default", "p"]
+        """Form and answers by kind, and how far they are from those of the arm in the first line."""
+        titles = ["arm", "seeds", "valid format", *PLAIN, "relation − first", "p", "count − first", "p"]
         columns: list[Column] = [
             lambda arm: str(len(self.results.rows[arm])),
             lambda arm: percent(self._all(arm, "valid_format").interval()),
