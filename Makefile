@@ -1,6 +1,7 @@
 # Each target sets up what it needs, in .venv, .venv-unsloth, .venv-vllm or .venv-lmms; nothing outside this folder is touched.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= 2
 
 UNSLOTH_BIN := .venv-unsloth/bin
 VLLM_BIN := .venv-vllm/bin
@@ -21,8 +22,9 @@ install: .venv/.installed
 demo: install
 	$(BIN)/grit-lite train --recipe tiny --triplets 20
 
+# A file stays with one worker, so that what its tests share is made once; tests/conftest.py says which file comes first.
 test: install
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-unsloth: .venv-unsloth/.installed
 	$(UNSLOTH_BIN)/python -m pytest tests/unsloth_on_cpu

@@ -164,6 +164,8 @@ _BOX = re.compile(
     rf"\[\s*+{_FOUR}\s*+\]|\(\s*+{_FOUR}\s*+\)"  # in brackets
     rf"|{_KEY}{_FOUR}(?!\w|\.[0-9]|\s*+,\s*+[+-]?[0-9])"  # bare under the key, and not the head of a longer list
 )
+# The reference's own idea of a box, for numbers that are to be like its own: any four integers between commas.
+FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
 _EACH_NUMBER = re.compile(_NUMBER)
 _QUOTED_LABEL = rf"[\"']label[\"']\s*+:\s*+[\"']([^\"'\n]{{1,{LABEL_CHARS}}}+)[\"']"
 _LABEL_AFTER = re.compile(rf"[\"']?\s*+,\s*+{_QUOTED_LABEL}")

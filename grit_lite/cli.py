@@ -244,7 +244,7 @@ def evaluate(
     Example: [bold]grit-lite eval runs/tiny-20260102-030405[/bold]
     """
     from grit_lite.evaluate.runner import Shard
-    from grit_lite.training import Wish, evaluate_again
+    from grit_lite.evaluating import Wish, evaluate_again
 
     if (run is None) == (model is None):
         raise UsageError("Name what is to be measured: a run folder, or with --model a model.")
@@ -278,7 +278,7 @@ def evaluate(
 
 def _evaluate_model(model: str, folder: Path, wish: Any) -> Any:
     from grit_lite.chat.choice import find_model
-    from grit_lite.training import evaluate_model
+    from grit_lite.evaluating import evaluate_model
 
     chosen = find_model(model)
     err.print(Text(plain(chosen.why)), soft_wrap=True)
@@ -463,6 +463,9 @@ def benchmarks(as_json: Json = False) -> None:
         verified = "yes" if entry["verified"] else "no"
         grid.add_row(entry["name"], rows, entry["scorer"], verified, entry["licence"])
     out.print(grid)
+    for note in dict.fromkeys(entry["note"] for entry in listing() if entry["note"]):
+        of = ", ".join(entry["name"] for entry in listing() if entry["note"] == note)
+        out.print(Text(f"\nNote on {of}: {note}"))
 
 
 @data_app.command()

@@ -6,12 +6,13 @@ depends on (seed, step) alone, so the second try is the step that the first woul
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from grit_lite.errors import OutOfMemory
 from grit_lite.recipe import Recipe
 
-RETRIES = 3  # of one step
 FEWEST_TOKENS, FEWEST_PIXELS = 128, 64 * 28 * 28  # below these a completion, or an image, is of no use
 
 Result = TypeVar("Result")
@@ -28,6 +29,24 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         should_reduce_batch_size(error) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
     )
+
+
+@contextmanager
+def memory_explained(model: str) -> Iterator[None]:
+    """Says in one message, with its exit code, that what is done with a model did not fit.
+
+    Raises:
+        OutOfMemory: an allocation failed.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"{model} did not fit into memory: {error}\n`grit-lite doctor` estimates what each recipe needs. Set "
+            "load_in_4bit=true, take a smaller model, or end other programs that use this memory."
+        ) from error
 
 
 def free_memory() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from grit_lite.answer import GroundedAnswer, ordered_pairs, parse
+from grit_lite.answer import FOUR_INTEGERS, GroundedAnswer, ordered_pairs, parse
 from grit_lite.boxes import Size, iou_matrix
 from grit_lite.errors import Diverged, GritLiteError, RecipeError
 from grit_lite.judge import Endpoint, Item, Judge, stated_score
@@ -92,10 +92,6 @@ def _could_point(box: Numbers, image_size: Size | None) -> bool:
         return True
     width, height = image_size
     return x2 <= width and y2 <= height and (x2 - x1) * (y2 - y1) < WHOLE_IMAGE * width * height
-
-
-# GRIT's own idea of a box: any four integers with commas between them. Possessive, so that matching is linear.
-FOUR_INTEGERS = re.compile(r"\b\d++,\s*+\d++,\s*+\d++,\s*+\d++\b")
 
 
 def _gold_count(sample: Sample) -> int | None:

@@ -29,6 +29,8 @@ from grit_lite.recipe import Recipe, load_recipe
 METRICS, TIMING, SAMPLES = "metrics.jsonl", "timing.jsonl", "samples.jsonl"
 MANIFEST = "MANIFEST.json"
 
+_WRITTEN_ABOUT = {".md", ".png", ".html"}  # a model or an adapter, in its folder; nothing that an answer depends on
+
 
 class Run:
     """One run folder, owned by this process until `close`."""
@@ -305,6 +307,15 @@ def replace_text(path: Path, text: str) -> None:
     aside.write_text(text, encoding="utf-8")
     _sync(aside)
     os.replace(aside, path)
+
+
+def contents(folder: Path) -> str:
+    """The sha256 of the files of a model's or an adapter's folder, with their names."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix not in _WRITTEN_ABOUT):
+        with path.open("rb") as file:
+            digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def machine() -> dict[str, Any]:

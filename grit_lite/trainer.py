@@ -58,11 +58,12 @@ def prompt_order(triplets: int, prompts: int, seed: int) -> list[int]:
 
 def prompt_dataset(triplets: Sequence[Triplet], backend: Backend, recipe: Recipe) -> Dataset:
     """One row for each prompt of the run, in order; images are read when a row is."""
+    prompts = backend.spec.prompts  # not the backend: datasets pickles what `render` names, for a fingerprint of it
     order = prompt_order(len(triplets), recipe.steps * recipe.prompts_per_step, recipe.seed)
 
     def render(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
         rows = [triplets[index] for index in batch["triplet"]]
-        texts = [backend.spec.prompts.render(row.question, style="grounded") for row in rows]
+        texts = [prompts.render(row.question, style="grounded") for row in rows]
         images = {index: triplets[index].load_image() for index in set(batch["triplet"])}
         return {
             "triplet": batch["triplet"],

@@ -10,7 +10,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NO_BROWSER = "no Chromium on this machine"
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=NO_BROWSER)
 _FLAGS = (
     "--headless",
     "--no-sandbox",

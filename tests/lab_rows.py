@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from benchmarks.lab.measuring import CHANGES, packed
+from benchmarks.lab.measuring import CHANGES, SAMPLED, packed
 from benchmarks.lab.one import identity
 from benchmarks.lab.study import ASKED, Study
 
-KINDS = ("relation", "count", "attribute", "existence")
+KINDS = ("relation", "count", "attribute", "existence", *SAMPLED)
 
 
 def header(n: int, sets=KINDS) -> dict:

@@ -494,5 +494,5 @@ def grit_mme(folder: Path) -> list[Expected]:
 def grit_ovd_position(folder: Path) -> list[Expected]:
     row = {"image": "3.jpg", "bboxs": [], "dataset": "ovd_position", "question": "Where is the left cup?"}
     _grit_rows(folder, "ovd_position_val.jsonl", row, {"answer": "[10.0, 5.5, 30.0, 20.0]"})
-    gold = "[10.0, 5.5, 30.0, 20.0]"
+    gold = "[10.00, 5.50, 30.00, 20.00]"
     return [Expected("Where is the left cup?", gold, "ovd_position", [RED], boxes=[(10.0, 5.5, 30.0, 20.0)])]

@@ -1,6 +1,7 @@
 """What the tests of shared prompts have in common: models, prompts with completions, and TRL's own numbers for them."""
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from filelock import FileLock
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
 from torch import Tensor
@@ -30,8 +32,12 @@ LOGP, ENTROPY, GRADIENT = 5e-6, 1e-5, 1e-5
 
 def model_folder(tmp_path_factory: Any, family: str) -> Path:
     """A random miniature of the family, saved once for the whole run of the tests."""
-    folder = tmp_path_factory.getbasetemp() / f"miniature-{family}"
-    return folder if folder.exists() else save_random(folder, family, "miniature")
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent  # of all workers
+    folder = common / f"miniature-{family}"
+    with FileLock(common / f"miniature-{family}.lock"):
+        return folder if folder.exists() else save_random(folder, family, "miniature")
 
 
 @functools.cache

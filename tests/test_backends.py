@@ -173,6 +173,30 @@ def test_a_model_is_known_by_its_weights_its_adapter_and_its_processor(backend, 
     weight[0, 0] -= 1
 
 
+def test_a_model_is_known_by_what_it_computes_and_where_it_ends_as_well(backend, tuned):
+    def changed(model=backend):
+        now = model.fingerprints()
+        return {name for name in before[model] if now[name] != before[model][name]}
+
+    before = {model: model.fingerprints() for model in (backend, tuned)}
+    generation, text = backend.model.generation_config, backend.model.config.get_text_config()
+    ends, theta = generation.eos_token_id, text.rope_parameters["rope_theta"]
+    generation.eos_token_id = [ends, 5]
+    assert changed() == {"configuration"}
+    generation.eos_token_id = [ends]
+    assert changed() == set()
+    generation.eos_token_id = ends
+    text.rope_parameters["rope_theta"] = 2 * theta
+    assert changed() == {"configuration"}
+    text.rope_parameters["rope_theta"] = theta
+    backend.model.config._name_or_path, text.use_cache = "elsewhere", not text.use_cache
+    assert changed() == set()
+    text.use_cache = not text.use_cache
+    tuned.model.peft_config["default"].use_rslora = True
+    assert changed(tuned) == {"adapter"}
+    tuned.model.peft_config["default"].use_rslora = False
+
+
 def test_another_adapter_can_take_the_place_of_the_one_on_the_model(tuned, recipe, tmp_path):
     backend = open_backend(recipe)
     backend.attach_lora(recipe)

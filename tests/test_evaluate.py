@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from grit_lite.boxes import Box, BoxSpace
 from grit_lite.evaluate import aggregates, evaluate, from_triplet, shapes, short_ending, table
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.summary import summarise
-from grit_lite.pages.outcomes import examples
+from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.table import lines, verdict
 from grit_lite.recipe import Recipe
+from grit_lite.run import read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.triplets import Triplet
 
@@ -262,7 +265,7 @@ def test_a_number_that_is_no_mean_has_an_interval_and_a_difference_of_its_own():
     }
     found = summarise(made, aggregates.find(["pairs"]))
     cell = found["systems"]["tuned"]["pair_accuracy"]
-    assert (cell["value"], cell["n"]) == (0.5, 80)
+    assert (cell["value"], cell["n"]) == (0.5, 40)  # pairs
     assert 0.3 < cell["low"] < 0.4 < 0.6 < cell["high"] < 0.7
     (difference,) = [one for one in found["paired"] if one["metric"] == "pair_accuracy"]
     assert difference["difference"] == 0.25
@@ -289,11 +292,30 @@ def test_a_row_that_was_not_judged_is_counted_and_left_out():
     assert "tuned: of 4 completions 1 without answer, 1 unfinished, 1 not judged." in " ".join(text.split())
 
 
+def test_where_a_judge_scores_there_is_no_lenient_measure():
+    rows = [{**row(index, index % 2), "correct_lenient": None, "score": float(index % 2)} for index in range(12)]
+    found = summarise({"base": rows, "tuned": rows})
+    assert "accuracy_lenient" not in found["systems"]["tuned"]
+    assert {one["metric"] for one in found["paired"] if "p" in one} == {"accuracy", "valid_format"}
+    assert "untagged" not in printed({"benchmark": "b", "n": 12, **found})
+    assert "Right answers, leniently" not in [line.label for line in lines({"benchmark": "b", "n": 12, **found})]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(None, None, "not_scored"), (True, None, "not_scored"), (None, True, "not_scored"), (False, True, "fixed")],
+)
+def test_what_was_not_scored_is_neither_wrong_nor_broken(before, after, said):
+    assert outcome({"base": {"correct": before}, "tuned": {"correct": after}}) == said
+    assert outcome({"tuned": {"correct": None}}) == "not_scored"
+    assert sorted(examples(["not_scored", "fixed"], count=2)) == [0, 1]
+
+
 def test_every_p_is_corrected_for_all_that_were_tested():
     made = {"base": [row(index, 0) for index in range(12)], "tuned": [row(index, index < 6) for index in range(12)]}
     paired = [one for one in summarise(made)["paired"] if "p" in one]
-    assert len(paired) == 5  # two kinds of accuracy, in all and of one dataset, and the format
-    assert all(one["p_holm"] == min(1.0, 5 * one["p"]) for one in paired if one["p"] < 0.1)
+    assert len(paired) == 3  # two kinds of accuracy, and the format; the only dataset is not counted again
+    assert all(one["p_holm"] == min(1.0, 3 * one["p"]) for one in paired if one["p"] < 0.1)
     assert {one["p"] for one in paired} == {2 / 2**6, 1.0}
 
 
@@ -329,6 +351,48 @@ def test_the_table_shows_the_paired_difference_with_its_interval(result):
     line = next(line for line in printed(result).splitlines() if line.strip().startswith("valid format"))
     assert line.split()[-1] == "+100.0"
     assert "n 3" in printed(result)
+
+
+def test_the_table_has_the_p_and_the_smallest_difference_that_could_be_seen():
+    made = {
+        name: [row(index, index < most) for index in range(40)] for name, most in (("base_direct", 10), ("tuned", 30))
+    }
+    found = {"benchmark": "b", "n": 40, **summarise(made)}
+    text = printed(found)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("right answers") == 1
+    # 20 won of 20 that differ: 2 / 2^20, times two tests and a third without a difference; standard error 8.0 points
+    assert "p < 0.001" in text
+    assert "min 22.4" in text
+    assert "(Holm)" in text
+
+
+@pytest.mark.parametrize(("won", "said"), [(2, ""), (5, ""), (8, "better"), (-8, "worse")])
+def test_what_the_interval_alone_would_show_needs_a_small_p_as_well(won, said):
+    ours, theirs = max(won, 0), max(-won, 0)
+    made = {
+        "base": [row(index, index < theirs) for index in range(40)],
+        "tuned": [row(index, index < ours) for index in range(40)],
+    }
+    one = next(one for one in summarise(made)["paired"] if one["metric"] == "accuracy")
+    if abs(won) == 5:
+        assert one["low"] > 0
+        assert one["p"] > 0.05
+    assert verdict(one) == said
+
+
+def test_a_benchmark_with_one_part_is_counted_once():
+    made = {"base": [row(index, 0) for index in range(12)], "tuned": [row(index, 1) for index in range(12)]}
+    found = summarise(made)
+    assert list(found["systems"]["tuned"]["accuracy"]) == ["all"]
+    assert [one["dataset"] for one in found["paired"] if one["metric"] == "accuracy"] == ["all"]
+
+
+def test_less_of_what_is_made_up_is_better_and_more_of_yes_is_neither():
+    row = {"low": 0.1, "high": 0.2}
+    assert verdict({**row, "metric": "mmhal_hallucination_rate"}) == "worse"
+    assert verdict({**row, "metric": "mmhal_rating"}) == "better"
+    assert verdict({**row, "metric": "pope_yes_ratio"}) == ""
 
 
 def test_the_table_of_one_system_has_no_differences(tmp_path):
@@ -374,3 +438,13 @@ def test_a_real_model_gets_the_same_files_at_batch_size_1_and_16(tmp_path):
     lines = (tmp_path / "1" / "shapes.jsonl").read_text().splitlines()
     said = {row["completion"] for row in map(json.loads, lines)}
     assert len(said) >= 8  # the model does not say the same to everything, so equality means something
+
+
+def test_rows_say_how_many_images_a_question_has_and_name_their_pictures(tmp_path):
+    one, two = QUESTIONS[0], replace(QUESTIONS[1], images=(*QUESTIONS[1].images, Image.new("RGB", (30, 40))))
+    evaluate(Scripted(ANSWERS), [one, two], benchmark="images", folder=tmp_path, max_new_tokens=64)
+    first, *_, last = read_rows(tmp_path / "images.jsonl")
+    assert (first["images"], "more_images" in first) == (1, False)
+    assert (last["images"], len(last["more_images"])) == (2, 1)
+    with Image.open(tmp_path / last["more_images"][0]) as kept:
+        assert kept.size == (30, 40)

@@ -23,6 +23,7 @@ from grit_lite.boxes import Box
 from grit_lite.chat import find_model
 from grit_lite.cli import main
 from grit_lite.errors import ModelError, OutOfMemory, UsageError
+from grit_lite.evaluating import measure
 from grit_lite.export import Wish, export, export_dtype, open_source, serving
 from grit_lite.export.card import base_license, metadata
 from grit_lite.export.parity import Reply, compare
@@ -30,7 +31,7 @@ from grit_lite.families import FAMILIES
 from grit_lite.recipe import load_recipe
 from grit_lite.run import Run, read_facts, write_json
 from grit_lite.tiny.world import make_scene
-from grit_lite.training import measure, save_adapter
+from grit_lite.training import save_adapter
 from tests.hub_server import TOKEN, running
 
 SHORT = ["max_completion_tokens=24", "eval_questions=8"]

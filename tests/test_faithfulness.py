@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,19 +16,22 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
-from grit_lite.answer import number_spans, parse
+from grit_lite.answer import GRIT_PROMPT, number_spans, parse
 from grit_lite.backends import Generated, Request, open_backend
-from grit_lite.boxes import Box, draw, iou
+from grit_lite.boxes import Box, BoxSpace, draw, iou
 from grit_lite.cli import app
 from grit_lite.errors import JudgeError, UsageError
-from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation, Shard
+from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation
 from grit_lite.evaluate.faithfulness import CONDITIONS, faithfulness, reasoning_correlation, summarise
 from grit_lite.evaluate.faithfulness.conditions import Case
 from grit_lite.evaluate.faithfulness.correlation import by_judge
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination, thinned
 from grit_lite.evaluate.faithfulness.interventions import (
     blank,
+    cover_elsewhere,
+    distinct,
     elsewhere,
+    hidden,
     keep_only,
     numbers_of,
     paint_over,
@@ -38,8 +42,9 @@ from grit_lite.evaluate.faithfulness.interventions import (
     written_like,
 )
 from grit_lite.evaluate.faithfulness.table import table
-from grit_lite.evaluate.question import from_triplet
+from grit_lite.evaluate.question import Question, from_triplet
 from grit_lite.evaluate.runner import Asking
+from grit_lite.evaluating import Wish, begin, finished
 from grit_lite.judge import as_sent
 from grit_lite.pages.faithfulness import LABELS, lines, sentences
 from grit_lite.recipe import load_recipe
@@ -49,7 +54,7 @@ from grit_lite.scorers import is_right
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.measure import chain_opening
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import Wish, begin, finished, save_adapter
+from grit_lite.training import save_adapter
 from grit_lite.triplets import from_scene_question
 
 SIZE = (60, 40)
@@ -108,6 +113,44 @@ def test_a_neighbour_that_is_painted_over_too_lends_no_colour():
     pixels[10:20, 10:40] = 255  # two objects side by side
     painted = np.array(paint_over(Image.fromarray(pixels), [Box(10, 10, 25, 20), Box(25, 10, 40, 20)]))
     assert (painted == 7).all()
+
+
+@pytest.mark.parametrize("within", [1, 2, 9])
+def test_a_box_that_lies_within_its_object_is_not_painted_over_with_it(within):
+    pixels = np.full((40, 60, 3), 7, dtype=np.uint8)
+    pixels[5:35, 15:45] = 255
+    box = Box(15 + within, 5 + within, 45 - within, 35 - within)
+    assert (np.array(paint_over(Image.fromarray(pixels), [box]))[inside([box])] == 7).all()
+
+
+def test_on_one_colour_there_is_nothing_to_paint():
+    image = Image.new("RGB", SIZE, (9, 8, 7))
+    assert np.array_equal(np.array(paint_over(image, [Box(10, 10, 20, 20)])), np.array(image))
+
+
+@pytest.mark.parametrize(
+    ("box", "share"),
+    [
+        (Box(0, 0, 10, 10), 0.0),  # where there is nothing
+        (Box(25, 10, 35, 20), 1.0),  # the object
+        (Box(20, 10, 30, 20), 0.5),  # half of it, and as much of nothing
+        (Box(46, 0, 56, 10), 0.0),  # what differs, but hardly
+        (Box(70, 50, 90, 60), 0.0),  # off the image
+    ],
+)
+def test_what_is_hidden_is_what_looks_different(box, share):
+    pixels = np.full((40, 60, 3), 7, dtype=np.uint8)
+    pixels[10:20, 25:35] = 255
+    pixels[2:8, 48:54] = 20
+    image = Image.fromarray(pixels)
+    assert hidden(image, paint_over(image, [box]), [box]) == share
+
+
+def test_noise_that_is_painted_over_hides_nothing():
+    rng = np.random.default_rng(0)
+    pixels = (120 + rng.normal(0, 8, (40, 60, 3))).clip(0, 255).astype(np.uint8)
+    image, box = Image.fromarray(pixels), Box(10, 10, 40, 30)
+    assert hidden(image, paint_over(image, [box]), [box]) < 0.01
 
 
 def test_a_box_over_the_whole_image_takes_its_middle_colour():
@@ -182,6 +225,50 @@ def test_a_large_image_is_tried_on_a_grid():
     assert moved.x2 <= 6000
     assert moved.y2 <= 4000
     assert iou(moved, Box(0, 0, 1000.5, 2000)) == 0
+
+
+def seen(boxes: Sequence[Box]) -> int:
+    """How many pixels of the image the boxes cover, whatever they are off it."""
+    (width, height), canvas = SIZE, np.zeros((SIZE[1], SIZE[0]), dtype=bool)
+    for x1, y1, x2, y2 in boxes:
+        canvas[max(0, int(y1)) : min(height, int(y2)), max(0, int(x1)) : min(width, int(x2))] = True
+    return int(canvas.sum())
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        [Box(50, 30, 90, 60)],  # most of it is off the image
+        [Box(10, 10, 20, 20)] * 3,
+        [Box(10, 10, 20, 20), Box(15, 15, 25, 25)],
+        [Box(0, 0, 10, 10), Box(5, 5, 20, 12), Box(40, 20, 50, 30), Box(-5, 30, 4, 50)],
+        [Box(48, 28, 300, 400), Box(0, 0, 8, 8)],  # another unit
+    ],
+)
+def test_a_control_covers_as_much_of_the_image_as_the_boxes_do(boxes):
+    for seed in range(30):
+        moved = cover_elsewhere(boxes, SIZE, np.random.default_rng(seed))
+        assert seen(moved) == seen(boxes)
+        assert (inside(moved) & inside(distinct(boxes, SIZE))).sum() == 0
+
+
+@calm
+@given(boxes_in(most=6), st.integers(0, 2**32))
+def test_a_control_never_covers_more(boxes, seed):
+    moved = cover_elsewhere(boxes, SIZE, np.random.default_rng(seed))
+    assert seen(moved) <= seen(boxes)
+    assert len(moved) == len(set(boxes))
+
+
+def test_where_nothing_is_seen_there_is_no_control():
+    assert cover_elsewhere([Box(70, 50, 90, 60)], SIZE, np.random.default_rng(0)) == []
+
+
+def test_a_control_in_a_large_image_is_moved_by_whole_pixels():
+    boxes = [Box(0.5, 0.5, 1000.25, 2000), Box(900, 10, 1200, 700)]
+    moved = cover_elsewhere(boxes, (6001, 4003), np.random.default_rng(0))
+    assert all(number == int(number) for box in moved for number in box)
+    assert [(box.x2 - box.x1, box.y2 - box.y1) for box in moved] == [(1001, 2000), (300, 690)]
 
 
 # --- chains
@@ -301,6 +388,27 @@ def test_what_is_masked_where_it_matters_flips_more_than_what_is_masked_elsewher
     assert "taken_away" not in summary
 
 
+def test_masks_that_hide_nothing_are_counted_and_it_is_said():
+    pixels = np.full((SIZE[1], SIZE[0], 3), 7, dtype=np.uint8)
+    pixels[5:15, 5:15] = 255
+    image = Image.fromarray(pixels)
+    questions = [Question(f"q{k}", "which?", "A", (image,), SIZE, cluster=f"c{k}") for k in range(3)]
+    chains = ("[5, 5, 15, 15]", "[30, 20, 40, 30]", "[15, 5, 25, 15]")  # the object, and nothing twice
+    rows = [
+        {"id": f"q{k}", "completion": f"<think> at {chain} </think> <answer> A", "answer": "A", "correct": True}
+        for k, chain in enumerate(chains)
+    ]
+    masks = ("mask_predicted", "mask_random")
+    found, summary = faithfulness(Listener(), questions, rows, conditions=(*masks, "blank"), max_new_tokens=2)
+    assert [row["hid"] for row in found if row["condition"] == "mask_predicted"] == [1.0, 0.0, 0.0]
+    assert summary["conditions"]["mask_predicted"]["hid_nothing"] == 2
+    assert "hid_nothing" not in summary["conditions"]["blank"]
+    hid = [row["hid"] for row in found if row["condition"] == "mask_random"]
+    assert summary["conditions"]["mask_random"]["hid_nothing"] == sum(share < 0.05 for share in hid)
+    said = sentences({**summary, "settings": {"left_out": 0}, "datasets": {}, "correlation": {"obstacle": "none"}})[1]
+    assert said.startswith("Painting over its boxes hid almost nothing in 2 of 3 questions, where an answer that stays")
+
+
 def test_rows_depend_neither_on_the_batch_nor_on_the_other_questions(backend, answered):
     questions, rows = (part[:6] for part in answered)
     names = ("mask_random", "wrong_boxes", "blank")
@@ -332,8 +440,13 @@ def test_a_question_without_boxes_is_counted_and_not_asked_again(backend, answer
         progress=lambda *done: told.append(done),
     )
     assert [row["condition"] for row in found if row["id"] == questions[0].id] == ["without_boxes"]
-    assert [row["condition"] for row in found if row["id"] == questions[1].id] == ["without_boxes"]
-    assert (summary["questions"], summary["without_boxes"]) == (3, 2)
+    assert [row["condition"] for row in found if row["id"] == questions[1].id] == ["nothing_covered"]
+    assert (summary["questions"], summary["without_boxes"], summary["nothing_covered"]) == (3, 1, 1)
+    said = sentences({**summary, "settings": {"left_out": 0}, "datasets": {}, "correlation": {"obstacle": "none"}})[0]
+    assert said == (
+        "Of 3 questions, 1 were answered without a box and 1 with boxes that cover nothing of the image; they stay out."
+    )
+    assert lines({**summary, "datasets": {}})[0].n == 1
     assert {name: one["n"] for name, one in summary["conditions"].items()} == {
         "blank": 1,
         "shuffled": 1,
@@ -351,6 +464,82 @@ def test_one_box_has_no_other_to_change_places_with(backend, answered):
     )
     assert "swapped_boxes" not in summary["conditions"]
     assert summary["conditions"]["same_boxes"]["n"] == 2
+
+
+# --- several images
+
+
+class Listener:
+    """A backend that says A whatever it is asked, and remembers the images."""
+
+    spec = SimpleNamespace(prompts=GRIT_PROMPT, box_space=BoxSpace.RESIZED_PIXELS)
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(all_special_tokens=[]))
+
+    def __init__(self) -> None:
+        self.asked: list[list[bytes]] = []
+
+    def resized(self, image):
+        return image.size
+
+    def generate(self, requests, **options):
+        self.asked += [[image.tobytes() for image in request.images] for request in requests]
+        return [Generated("<answer> A", 2, True, SIZE)] * len(requests)
+
+
+SEVERAL = [2, 1, 2, 3, 2, 1]  # images of each question
+
+
+def about(counts: Sequence[int]) -> tuple[list[Question], list[dict]]:
+    """Questions about so many images, each answered with a box."""
+    images = [[noise(10 * k + place) for place in range(count)] for k, count in enumerate(counts)]
+    questions = [Question(f"q{k}", "which?", "A", tuple(own), SIZE, cluster=f"c{k}") for k, own in enumerate(images)]
+    said = {"completion": "<think> at [1, 1, 9, 9] </think> <answer> A", "answer": "A", "correct": True}
+    return questions, [{"id": question.id, **said} for question in questions]
+
+
+def test_of_several_images_all_are_blank():
+    listener = Listener()
+    faithfulness(listener, *about([2]), conditions=("blank",), max_new_tokens=2)
+    assert listener.asked == [[blank(noise(place)).tobytes() for place in (0, 1)]]
+
+
+def test_several_images_are_exchanged_for_as_many_of_one_other_question():
+    listener, (questions, rows) = Listener(), about(SEVERAL)
+    found, _ = faithfulness(listener, questions, rows, conditions=("shuffled",), max_new_tokens=2)
+    own = [[image.tobytes() for image in question.load_images()] for question in questions]
+    exchanged = {row["id"]: images for row, images in zip(shuffled(found), listener.asked, strict=True)}
+    assert exchanged.keys() == {"q0", "q1", "q2", "q4", "q5"}  # no other question has three images
+    for id, images in exchanged.items():
+        assert images in own
+        assert images != own[int(id[1:])]
+
+
+def shuffled(rows):
+    return [row for row in rows if row["condition"] == "shuffled"]
+
+
+def test_boxes_of_several_images_have_no_place_and_it_is_said():
+    listener, (questions, rows) = Listener(), about(SEVERAL)
+    off = {**rows[0], "completion": "<think> at [100, 1, 190, 9] </think> <answer> A"}  # perhaps the second is wider
+    masks = ("mask_predicted", "mask_random", "keep_predicted")
+    _, summary = faithfulness(listener, questions, [off, *rows[1:]], conditions=(*masks, "blank"), max_new_tokens=2)
+    assert {name: condition["n"] for name, condition in summary["conditions"].items()} == {
+        **dict.fromkeys(masks, 2),
+        "blank": 6,
+    }
+    assert (summary["questions"], summary["without_boxes"], summary["several_images"]) == (6, 0, 4)
+    result = {**summary, "settings": {"left_out": 0}, "datasets": {}, "correlation": {"obstacle": "none"}}
+    assert sentences(result)[1].startswith("Of those asked again, 4 are about several images.")
+    one = {**result, "several_images": 0}
+    assert not any("several images" in said for said in sentences(one))
+
+
+def test_chains_about_several_images_are_not_changed_nor_read():
+    changed = ("same_boxes", "wrong_boxes", "swapped_boxes")
+    found, _ = faithfulness(Listener(), *about([2, 2]), conditions=changed, max_new_tokens=2)
+    assert [row["condition"] for row in found] == ["unchanged"] * 2
+    found, _ = reasoning_correlation(Listener(), *about(SEVERAL), reader=lambda pairs: [0.0] * len(pairs))
+    assert [row["id"] for row in found] == ["q1", "q5"]
 
 
 def test_a_system_may_be_asked_in_its_own_way(backend, answered):
@@ -375,7 +564,7 @@ def test_what_nobody_judged_has_no_accuracy_and_still_flips(backend, answered):
         unjudged,
         conditions=("same_boxes", "swapped_boxes"),
         max_new_tokens=160,
-        score=lambda question, answer: None,
+        score=lambda question, read, resized: None,
         reference=0.5,
     )
     assert summary["accuracy"]["n"] == summary["conditions"]["same_boxes"]["accuracy"]["n"] == 0
@@ -564,6 +753,7 @@ def test_an_examination_is_written_beside_the_evaluation(examined, evaluated):
 
 def test_what_is_known_is_not_asked_again(backend, examined, evaluated, monkeypatch):
     monkeypatch.setattr(Asking, "generate", None)
+    monkeypatch.setattr(backend, "log_likelihoods", None)
     assert examine(evaluated, backend, "made", "tuned", lambda *done: None) == examined
 
 
@@ -583,6 +773,51 @@ def test_an_examination_that_was_interrupted_goes_on(backend, examined, evaluate
     assert files[0].read_bytes().startswith(first)
 
 
+def test_what_was_read_before_an_interruption_is_not_read_again(backend, examined, evaluated, tmp_path, monkeypatch):
+    def interrupt(what, done, total):
+        if what == "correlation":
+            raise KeyboardInterrupt
+
+    again = copy(evaluated)
+    again.folder = tmp_path / "eval"
+    with pytest.raises(KeyboardInterrupt):
+        examine(again, backend, "made", "tuned", interrupt)
+    monkeypatch.setattr(backend, "log_likelihoods", None)
+    assert examine(again, backend, "made", "tuned", lambda *done: None) == examined
+
+
+@pytest.fixture
+def narrow(backend, monkeypatch):
+    """How many pairs the model is shown at a time, in a memory that no more than the set number of them fit into."""
+    shown, read = [], backend.log_likelihoods
+
+    def hold(most):
+        def narrowly(*asked, batch_size, **options):
+            shown.append(batch_size)
+            if batch_size > most:
+                raise MemoryError
+            return read(*asked, batch_size=batch_size, **options)
+
+        monkeypatch.setattr(backend, "log_likelihoods", narrowly)
+        return shown
+
+    return hold
+
+
+def test_pairs_that_do_not_fit_into_memory_are_read_in_smaller_parts(backend, evaluated, narrow):
+    shown = narrow(2)
+    found = examine(evaluated, backend, "narrow", "tuned", lambda *done: None, most=2)
+    assert shown == [4, 2]  # the batch of the evaluation, and half of it
+    assert found["correlation"]["correlation"]["n"] == 2
+
+
+def test_where_not_even_one_pair_fits_the_other_numbers_are_kept(backend, evaluated, narrow):
+    assert narrow(0) == []
+    found = examine(evaluated, backend, "too-narrow", "tuned", lambda *done: None, most=2)
+    assert "not even one question at a time" in found["correlation"]["obstacle"]
+    assert found["conditions"]["blank"]["n"] == 2
+
+
 def test_fewer_questions_may_be_asked_and_it_says_so(backend, evaluated):
     few = examine(evaluated, backend, "few", "tuned", lambda *done: None, most=2)
     assert (few["questions"], few["settings"]["left_out"]) == (2, 6)
@@ -591,7 +826,7 @@ def test_fewer_questions_may_be_asked_and_it_says_so(backend, evaluated):
 
 def test_a_model_that_cannot_read_its_own_boxes_says_why(backend, evaluated, monkeypatch):
     monkeypatch.setattr(backend, "vlm", None)
-    found = examine(evaluated, backend, "made", "tuned", lambda *done: None, most=1)
+    found = examine(evaluated, backend, "unread", "tuned", lambda *done: None, most=2)
     assert "cannot score texts" in found["correlation"]["obstacle"]
     assert any(said.startswith("No reasoning correlation: tiny cannot") for said in sentences(found))
 
@@ -620,14 +855,6 @@ def test_the_report_shows_it_only_beside_the_same_model(examined, evaluated, tmp
     assert report_on(folder / "made.json")["faithfulness"] is None
     beside.unlink()
     assert report_on(folder / "made.json")["faithfulness"] is None
-
-
-def test_faithfulness_is_asked_greedily_and_in_one_process():
-    recipe = load_recipe("tiny")
-    assert Wish(faithfulness=True).decoding(recipe).temperature == 0
-    for wish in (Wish(faithfulness=True, seeds=2), Wish(faithfulness=True, shard=Shard.read("1/2"))):
-        with pytest.raises(UsageError, match="--faithfulness compares greedy answers"):
-            wish.decoding(recipe)
 
 
 def test_lines_are_divided_by_dataset_where_there_is_a_control(examined):

@@ -1,4 +1,4 @@
-"""What to make smaller, and in which order; on real training it is tested in `test_oom.py`."""
+"""What to make smaller, and in which order; on real training it is tested in `test_retrying.py`."""
 
 import pytest
 

@@ -7,10 +7,11 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from browser import CHROMIUM, Browser
+from browser import Browser, needs_browser
 from PIL import Image
 
 from grit_lite.answer import parse
@@ -30,7 +31,6 @@ CHAIN = (
     "<think> the circle is at [10, 20, 30, 40] and the square at [50, 60, 90, 100] </think> "
     "<rethink> so it is left of it </rethink> <answer> yes"
 )
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
 
 def row(system: str, index: int, **other: Any) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def page(folder: Path) -> Page:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows = evaluation()
-    keep_pictures(rows, lambda index: Image.new("RGB", (100, 200), (index, 0, 0)), tmp_path / "eval", "mine")
+    keep_pictures(rows, lambda index: [Image.new("RGB", (100, 200), (index, 0, 0))], tmp_path / "eval", "mine")
     return save(tmp_path / "eval", rows)
 
 
@@ -223,6 +223,24 @@ def test_a_row_that_is_missing_or_not_scored_is_said_to_be(folder):
     assert "Failures of tuned, GRIT prompt: 1 not scored; 1 no row" in made.text
 
 
+DRAWS = {
+    system: [
+        row(system, index, draw=draw, correct=system == "tuned" and draw == 1) for index in (0, 1) for draw in range(3)
+    ]
+    for system in SYSTEMS
+}
+
+
+def test_every_draw_is_an_entry_and_the_page_says_so(tmp_path):
+    made = page(save(tmp_path, DRAWS, n=2))
+    assert [entry["id"] for entry in made.data["entries"]] == [f"q{k}, draw {n}" for k in (0, 1) for n in (1, 2, 3)]
+    assert [entry["systems"][2]["correct"] for entry in made.data["entries"]] == [False, True, False] * 2
+    assert "mine: 2 questions, drawn several times" in made.text
+    assert "it is draws that are counted and filtered: 6 draws of 2 questions." in made.text
+    assert "of 6 draws base, asked directly" in made.text
+    assert " draws" not in page(save(tmp_path, evaluation())).text
+
+
 def test_failures_are_counted_for_every_system(tmp_path):
     rows = evaluation()
     rows["tuned"][0] |= {"answer": None, "finished": False}
@@ -263,7 +281,7 @@ def test_a_count_that_is_not_that_of_the_line_is_in_the_cell():
 
 def test_pictures_are_small_copies_and_a_shared_one_is_kept_once(tmp_path):
     rows = evaluation(4)
-    keep_pictures(rows, lambda index: Image.new("RGB", (1024, 512), (90 * (index // 2), 0, 0)), tmp_path, "mine")
+    keep_pictures(rows, lambda index: [Image.new("RGB", (1024, 512), (90 * (index // 2), 0, 0))], tmp_path, "mine")
     names = [made["image"] for made in rows["tuned"]]
     assert (names[0], names[2]) == (names[1], names[3])
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == sorted(
@@ -277,21 +295,53 @@ def test_pictures_are_small_copies_and_a_shared_one_is_kept_once(tmp_path):
 def test_a_drawn_scene_is_kept_exactly(tmp_path):
     rows = evaluation(1)
     scene = Image.effect_noise((112, 112), 50).convert("RGB")
-    keep_pictures(rows, lambda index: scene, tmp_path, "mine")
+    keep_pictures(rows, lambda index: [scene], tmp_path, "mine")
     with Image.open(tmp_path / rows["tuned"][0]["image"]) as kept:
         assert kept.tobytes() == scene.tobytes()
 
 
 def test_pictures_past_the_limit_are_left_out_in_turn_and_the_page_says_how_many(tmp_path):
     rows = evaluation(12)
-    keep_pictures(rows, lambda index: Image.effect_noise((100, 200), 9 + index), tmp_path, "mine", limit=200_000)
+    keep_pictures(rows, lambda index: [Image.effect_noise((100, 200), 9 + index)], tmp_path, "mine", limit=200_000)
     kept = [index for index, made in enumerate(rows["tuned"]) if "image" in made]
     assert 0 < sum(path.stat().st_size for path in (tmp_path / "images").iterdir()) <= 200_000
     assert {OUTCOMES[index % 6] for index in kept} == set(OUTCOMES)
     assert f"The pictures of {12 - len(kept)} questions are not here" in page(save(tmp_path, rows)).text
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "images/../../secret.png", "images", 7, None])
+def test_all_pictures_of_a_question_are_kept_or_none(tmp_path):
+    rows = evaluation(2, images=3)
+    noise = [Image.frombytes("RGB", (99, 99), Random(seed).randbytes(99 * 99 * 3)) for seed in range(2)]  # 29 kB each
+    shared = [Image.new("RGB", (50, 50)), Image.new("RGB", (80, 120))]
+    keep_pictures(rows, lambda index: [shared[0], noise[index], shared[1]], tmp_path, "mine", limit=40_000)
+    kept = [made for made in rows["tuned"] if "image" in made]
+    assert [len(made["more_images"]) for made in kept] == [2]
+    data = page(save(tmp_path, rows)).data
+    entries = sorted(data["entries"], key=lambda entry: entry["picture"] is None)
+    assert [(entry["picture"], entry["more"]) for entry in entries] == [(0, [1, 2]), (None, [None, None])]
+    assert data["sizes"] == [[50, 50], [99, 99], [80, 120]]
+    assert "images" not in dict(entries[0]["systems"][2]["scores"])
+
+
+@pytest.mark.parametrize(
+    ("other", "more"),
+    [
+        ({}, []),
+        ({"images": 1}, []),
+        ({"images": -3}, []),
+        ({"images": "2", "more_images": "no"}, []),
+        ({"images": 10**9}, [None] * 15),
+        ({"images": 3, "more_images": ["../secret.png"]}, [None, None]),
+        ({"images": 2, "more_images": [7] * 99}, [None] * 15),
+    ],
+)
+def test_how_many_pictures_a_row_has_is_its_word_within_bounds(tmp_path, other, more):
+    assert page(save(tmp_path, evaluation(1, **other))).data["entries"][0]["more"] == more
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/hostname", "images/../../secret.png", "images", "a\0.png", "\ud800", 7, None]
+)
 def test_only_pictures_of_the_folder_are_opened(folder, name):
     Image.new("RGB", (9, 9)).save(folder.parent / "secret.png")
     made = page(save(folder, evaluation(image=name)))
@@ -364,6 +414,28 @@ def test_a_long_completion_is_cut_and_says_how_much_is_missing(tmp_path):
     assert len(json.dumps(entry)) < 40_000
 
 
+def test_boxes_written_behind_the_end_of_what_is_shown_are_linked_there(tmp_path):
+    text = "<think> [10, 20, 30, 40] " + "so " * 3_000 + "[50, 60, 90, 100] and [50, 60, 90, 100] </think> <answer> yes"
+    entry = page(save(tmp_path, evaluation(1, completion=text, boxes=[[10, 20, 30, 40], [50, 60, 90, 100]]))).data
+    written = entry["entries"][0]["systems"][2]["blocks"][0]["pieces"]
+    assert [piece for piece in written if piece[0] == "box"] == [
+        ["box", "[10, 20, 30, 40]", 0],
+        ["box", "[50, 60, 90, 100]", 1],
+    ]
+    assert [piece[1] for piece in written[-3:]] == [" … and 3,086 characters more", ", with ", "[50, 60, 90, 100]"]
+
+
+def test_a_box_that_the_end_of_what_is_shown_cuts_in_two_is_linked_once():
+    text = "x" * 5_995 + " [10, 20, 30, 40] and on"
+    shown = pieces(text, [Box(5, 10, 15, 20)])  # of a picture that the model saw at twice its size
+    assert [(piece.text, piece.box) for piece in shown[1:]] == [
+        (" … and 19 characters more", None),
+        (", with ", None),
+        ("[10, 20, 30, 40]", 0),
+    ]
+    assert shown[0].text == text[:6_000]
+
+
 @pytest.mark.parametrize(
     "boxes",
     [
@@ -417,6 +489,30 @@ def test_every_filter_says_how_many_it_would_show_and_shows_them(browser, folder
     assert browser.ask("document.getElementById('status').textContent") == "2 of 6 questions"
     click(browser, "#reset")
     assert len(visible(browser)) == 6
+
+
+@needs_browser
+def test_filters_count_draws_where_there_are_several(browser, tmp_path):
+    browser.open(write_gallery(save(tmp_path, DRAWS, n=2), "mine"), "#show=fixed")
+    assert counts(browser, "show") == {"all": 6, "fixed": 2, "broken": 0, "both_wrong": 4, "both_right": 0}
+    assert visible(browser) == ["q0, draw 2", "q1, draw 2"]
+    assert browser.ask("document.getElementById('status').textContent") == "2 of 6 draws"
+    browser.open(write_gallery(tmp_path, "mine"), "#id=q1%2C+draw+3")
+    assert browser.ask("document.activeElement.querySelector('a').textContent") == "q1, draw 3"
+
+
+@needs_browser
+def test_beside_another_run_the_page_opens_against_it(browser, tmp_path):
+    systems = ("base_direct", "base", "runs/b", "tuned")
+    rows = {name: [row(name, index, correct=name == "runs/b") for index in range(2)] for name in systems}
+    path = write_gallery(save(tmp_path, rows), "mine")
+    browser.open(path)
+    assert counts(browser, "show") == {"all": 2, "fixed": 0, "broken": 2, "both_wrong": 0, "both_right": 0}
+    assert browser.ask("document.getElementById('against').selectedOptions[0].textContent") == "runs/b"
+    browser.open(path, "#against=0&show=both_wrong")
+    assert visible(browser) == ["q0", "q1"]
+    click(browser, "#reset")
+    assert counts(browser, "show")["broken"] == 2
 
 
 @needs_browser
@@ -489,6 +585,19 @@ def test_a_link_to_a_question_shows_it_on_whatever_page_or_filter(browser, tmp_p
 
 
 @needs_browser
+def test_the_link_of_a_question_keeps_filters_order_and_gold_boxes(browser, tmp_path):
+    browser.open(write_gallery(save(tmp_path, evaluation(90)), "mine"), "#dataset=relation&sort=best&gold=1&page=2")
+    shown = visible(browser)
+    click(browser, ".case:nth-child(3) .note a")
+    browser.ask("new Promise((done) => setTimeout(done, 50))")  # until the page has heard of it
+    assert visible(browser) == shown
+    assert browser.ask("document.activeElement.querySelector('a').textContent") == shown[2]
+    assert browser.ask("document.getElementById('dataset').value") == "relation"
+    assert browser.ask("document.querySelectorAll('.with-gold').length") == 1
+    assert browser.ask("location.hash").endswith(f"id={shown[2]}")
+
+
+@needs_browser
 def test_a_box_in_the_text_and_the_one_in_the_picture_are_lit_together(browser, folder):
     browser.open(write_gallery(folder, "mine"), "#id=q0")
     lit = "[...document.querySelectorAll('.lit')].map((node) => [node.tagName, node.dataset.box])"
@@ -517,6 +626,23 @@ def test_boxes_are_drawn_where_they_belong_in_the_colour_of_the_text(browser, fo
 
 
 @needs_browser
+def test_every_picture_of_a_question_has_its_place_and_boxes_are_on_the_first(browser, tmp_path):
+    rows = evaluation(1, images=4)
+    keep_pictures(
+        rows, lambda index: [Image.new("RGB", (100, 200 + k), (80 * k, 0, 0)) for k in range(3)], tmp_path, "mine"
+    )
+    browser.open(write_gallery(save(tmp_path, rows), "mine"))
+    said = browser.ask("[...document.querySelectorAll('.pictures .note')].map((node) => node.textContent)")
+    assert said == [*(f"image {k} of 4" for k in (1, 2, 3)), "image 4 of 4: not kept"]
+    heights = browser.ask("[...document.querySelectorAll('.pictures img')].map((node) => node.naturalHeight)")
+    assert heights == [200, 201, 202]
+    assert browser.ask("document.querySelectorAll('.pictures .box').length") == 0
+    first = browser.ask("[...document.querySelectorAll('.row .note')].map((node) => node.textContent)")
+    assert first == ["image 1 of 4; all boxes are taken to be on it"] * 2
+    assert browser.ask("document.querySelector('.box.b0').parentNode.querySelector('img').naturalHeight") == 200
+
+
+@needs_browser
 def test_gold_boxes_are_shown_when_asked_for(browser, folder):
     browser.open(write_gallery(folder, "mine"))
     shown = "[...document.querySelectorAll('.box.gold')].filter((box) => box.offsetParent).length"
@@ -529,18 +655,19 @@ def test_gold_boxes_are_shown_when_asked_for(browser, folder):
 @pytest.mark.parametrize("systems", [("tuned",), SYSTEMS, ("a", "b", "tuned")])
 def test_the_page_fits_a_narrow_screen(browser, tmp_path, systems):
     rows = evaluation(systems=systems, question="w" * 300, gold="v" * 300)
-    keep_pictures(rows, lambda index: Image.new("RGB", (700, 300)), tmp_path, "mine")
+    keep_pictures(rows, lambda index: [Image.new("RGB", (700, 300))], tmp_path, "mine")
     browser.open(write_gallery(save(tmp_path, rows), "mine"), width=400)
     assert browser.ask("document.documentElement.scrollWidth") == 400
 
 
 @needs_browser
 def test_printing_shows_every_question_that_passes_the_filters(browser, tmp_path):
-    browser.open(write_gallery(save(tmp_path, evaluation(60)), "mine"), "#show=fixed&page=1")
-    browser.open(write_gallery(save(tmp_path, evaluation(60)), "mine"))
-    assert len(visible(browser)) == 25
+    browser.open(write_gallery(save(tmp_path, evaluation(60)), "mine"), "#dataset=relation&page=2")
+    assert visible(browser) == ["q50", "q52", "q54", "q56", "q58"]
     browser.ask("window.dispatchEvent(new Event('beforeprint')) && null")
-    assert len(visible(browser)) == 60
+    assert visible(browser) == [f"q{index}" for index in range(0, 60, 2)]
+    browser.ask("window.dispatchEvent(new Event('afterprint')) && null")
+    assert len(visible(browser)) == 5
 
 
 @needs_browser

@@ -12,7 +12,7 @@ from grit_lite.evaluate.grounding import grounding, referred_box, released_union
 calm = settings(deadline=None)  # another job on the machine may make one example slow
 VECTORS = json.loads((Path(__file__).parent / "data" / "reward_vectors.json").read_text())
 PIXELS, NORM = BoxSpace.RESIZED_PIXELS, BoxSpace.NORM1000
-OVERLAPS = ("union_iou", "union_iou_unscaled", "f1", "precision", "recall", "matched_iou")
+OVERLAPS = ("union_iou", "f1", "precision", "recall", "matched_iou")
 # 640 × 480 is seen at 504 × 364
 PHOTO = {"original": (640, 480), "resized": (504, 364)}
 
@@ -32,13 +32,11 @@ def same_size(written, gold, side=1000):
 def test_a_box_that_is_right_in_the_models_unit_is_right_in_pixels_of_the_original():
     numbers = grounding([(252, 182, 504, 364)], [(320, 240, 640, 480)], PIXELS, **PHOTO)
     assert (numbers["union_iou"], numbers["f1"], numbers["matched_iou"]) == pytest.approx((1.0, 1.0, 1.0))
-    # left unscaled: shared 184 × 124, of 252 × 182 + 320 × 240 - shared
-    assert numbers["union_iou_unscaled"] == pytest.approx(22816 / (45864 + 76800 - 22816))
 
 
 def test_thousandths_are_always_scaled():
     numbers = grounding([(500, 500, 1000, 1000)], [(320, 240, 640, 480)], NORM, **PHOTO)
-    assert numbers["union_iou"] == numbers["union_iou_unscaled"] == pytest.approx(1.0)
+    assert numbers["union_iou"] == pytest.approx(1.0)
 
 
 def test_found_missed_and_surplus_boxes():
@@ -62,9 +60,7 @@ def test_an_answer_without_boxes_overlaps_nothing_and_has_no_rates():
 
 def test_without_gold_boxes_there_is_nothing_to_overlap():
     numbers = same_size([(0, 0, 10, 10)], [])
-    assert {
-        numbers[name] for name in ("union_iou", "union_iou_unscaled", "f1", "precision", "recall", "matched_iou")
-    } == {None}
+    assert {numbers[name] for name in OVERLAPS} == {None}
     assert numbers["n_boxes"] == 1
 
 

@@ -21,6 +21,7 @@ from grit_lite import cli
 from grit_lite.errors import DataError, JudgeError, RecipeError
 from grit_lite.evaluate.judging import judge_rows, proven_for
 from grit_lite.evaluate.question import Question
+from grit_lite.evaluating import judge_for
 from grit_lite.judge import RIGHT_OR_WRONG, RUBRICS, Endpoint, Item, endpoint, open_judge
 from grit_lite.judge.cache import Cache
 from grit_lite.judge.endpoint import SPARED, pause_asked_for
@@ -30,7 +31,6 @@ from grit_lite.rewards import build_scorer, loose_score
 from grit_lite.rewards import verdict as read_verdict
 from grit_lite.run import METRICS, SAMPLES, read_facts, read_rows
 from grit_lite.tiny.build import save_untrained
-from grit_lite.training import judge_for
 from grit_lite.triplets import Triplet
 
 CUPS = Item("How many cups?", "4", "four of them")
@@ -202,7 +202,7 @@ def test_a_reply_is_asked_for_again_until_it_states_a_score(server, judge):
     "response",
     [
         Response(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"}),
-        Response(429, "", {"Retry-After": format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)}),
+        Response(429, "", {"Retry-After": "Thu, 01 Jan 2026 00:00:00 GMT"}),
         Response(429, "", {"Retry-After": "soon"}),
         Response(500, "oops"),
         Response(503, "<html>busy</html>"),
@@ -241,7 +241,10 @@ def test_an_endpoint_may_say_when_to_come_back(header, seconds):
     assert pause_asked_for(header, datetime(2026, 11, 23, 12, tzinfo=UTC)) == seconds
 
 
-@pytest.mark.parametrize("header", ["3600", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)])
+IN_A_DAY = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+
+
+@pytest.mark.parametrize("header", ["3600", IN_A_DAY], ids=["seconds", "date"])  # ids are the same in every worker
 def test_who_is_told_to_come_back_after_the_deadline_gives_up_at_once(server, judge, header):
     server.say = after(99, Response(429, {"error": {"message": "slow\x1b[2J down"}}, {"Retry-After": header}))
     assert judge.rate([CUPS]) == [None]
@@ -655,6 +658,7 @@ def test_a_row_without_a_verdict_is_null_and_counted(server, judge):
     counted = judge_rows(rows, judge)
     assert scores(rows) == [None, 0.0]
     assert (rows[0]["correct"], counted["abstained_rows"]) == (None, 1)
+    assert not any("correct_lenient" in one for one in rows)  # that is no measure of its own here
 
 
 def test_the_rules_judge_right_and_wrong_and_abstain_from_the_rest():

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.lab import results, target, training, triplets
 from benchmarks.lab.__main__ import main
-from benchmarks.lab.analysis import Results, Values, against_default, holm
+from benchmarks.lab.analysis import Results, Values, compare, holm
 from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
 from benchmarks.lab.one import identity
 from benchmarks.lab.study import DEFAULT, load_study
@@ -282,17 +282,18 @@ def made_up(tmp_path_factory):
     study = load_study()
     chance = {"untrained": 0.3, "beta": 0.5}
     results.begin(folder, lab_rows.header(40))
-    for made in lab_rows.made_up(study, 40, chance=lambda arm: chance.get(arm.group, 0.95)):
+    for made in lab_rows.made_up(study, 40, chance=lambda arm: chance.get(arm.group, 0.98)):
         failed = {"error": "exit code 6: diverged"} if (made["arm"], made["seed"]) == ("loss/gspo", 2) else {}
         results.append(folder, made | failed)
     return folder, Results(*results.read(folder))
 
 
-def test_arms_are_compared_with_the_default_one_over_the_seeds_that_both_have(made_up):
+def test_arms_are_compared_with_the_one_of_their_group_over_the_seeds_that_both_have(made_up):
     _, found = made_up
-    compared = against_default(found, "correct", ["relation"])
+    compared = compare(found, "correct", ["relation"], load_study().held_against())
     assert not {DEFAULT, "untrained/direct"} & compared.keys()
-    assert compared["beta/0"].difference.value == pytest.approx(-0.45, abs=0.1)
+    assert compared["loss/grit"].difference.value == pytest.approx(0.48, abs=0.1)  # against an arm that is half right
+    assert compared["beta/0"].difference.value == pytest.approx(-0.48, abs=0.1)
     assert compared["beta/0"].p < 0.02
     assert compared["rewards/grit-code"].p > 0.05
     assert (compared["beta/0"].seeds, compared["rewards/grit-code"].seeds, compared["loss/gspo"].seeds) == (3, 5, 2)
@@ -332,6 +333,23 @@ def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
     again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]
     main(["page", "--output", str(folder), "--docs", str(tmp_path)])
     assert [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())] == again
+
+
+def test_rows_of_what_the_study_has_no_more_are_left_out():
+    study = load_study()
+    rows = lab_rows.made_up(study, 5)
+    changed = {**rows[0], "recipe": rows[0]["recipe"] | {"steps": 7}}
+    assert (
+        results.of_study([*rows[1:], changed, {**rows[1], "arm": "gone/arm"}, {**rows[1], "seed": 99}], study)
+        == rows[1:]
+    )
+
+
+def test_a_group_that_is_held_against_no_arm_is_refused(tmp_path):
+    path = study_file(tmp_path, {"one": "beta: 0.1"})
+    path.write_text(path.read_text().replace("    seeds:", "    against: no/arm\n    seeds:"))
+    with pytest.raises(RecipeError, match="no/arm, which is no arm"):
+        load_study(path)
 
 
 def test_a_page_without_the_rows_that_all_stand_beside_is_refused(tmp_path, capsys):

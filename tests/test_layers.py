@@ -33,9 +33,10 @@ LAYERS = [
     ["run"],
     ["pages"],
     ["trainer", "evaluate", "report"],
-    ["screen"],
+    ["screen", "alarms", "stopping", "retrying"],
     ["chat"],
-    ["training", "export", "doctor", "lmms"],
+    ["export", "lmms", "evaluating"],
+    ["training", "doctor"],
     ["cli"],
     ["__main__"],
 ]
@@ -72,6 +73,8 @@ LIGHT = [
     "pages",
     "report",
     "screen",
+    "alarms",
+    "stopping",
     "cli",
 ]
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
@@ -111,7 +114,7 @@ def test_light_module_does_not_wait_for_torch(name):
     assert not heavy, f"{name} imports {sorted(heavy)} at the top; import them inside the function that needs them"
 
 
-@pytest.mark.parametrize("name", ["training", "chat", "evaluate", "export"])
+@pytest.mark.parametrize("name", ["training", "chat", "evaluate", "evaluating", "export"])
 def test_a_command_imports_nothing_that_unsloth_rewrites_before_it_opens_a_backend(name):
     code = f"import grit_lite.{name}, sys; print(*sorted({{'transformers', 'peft', 'trl'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,18 +1,20 @@
 """The bridge as far as it goes without lmms-eval; `tests/lmms` has the rest."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 import yaml
 from PIL import Image
 
+import grit_lite
 from grit_lite.backends import open_backend
 from grit_lite.chat import Chosen, find_model
 from grit_lite.cli import main
 from grit_lite.errors import DataError, ModelError, UsageError
 from grit_lite.evaluate import shapes
 from grit_lite.evaluate.question import from_triplet
-from grit_lite.lmms.answering import Answering, Asked, read_messages
+from grit_lite.lmms.answering import Answering, Asked, missing, not_followed, read_messages
 from grit_lite.lmms.identity import check_weights, choose_system, model_args, weights_name
 from grit_lite.lmms.tasks import export_task
 from grit_lite.recipe import load_recipe
@@ -98,6 +100,36 @@ def test_other_settings_and_other_base_weights_have_another_name(tmp_path):
             names.add(weights_name(Chosen(recipe, None, str(model), "")))
     assert len(names) == 6
     assert all(name.startswith("w") and len(name) == 17 for name in names)
+
+
+@pytest.mark.parametrize("module", ["answer.py", "rollout.py", "lmms/answering.py", "evaluate/rows.py"])
+def test_other_code_that_samples_or_extracts_answers_has_another_name(module, monkeypatch):
+    read, chosen = Path.read_bytes, find_model("tiny")
+    before = weights_name(chosen)
+    changed = Path(grit_lite.__file__).parent / module
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"# changed" * (path == changed))
+    assert weights_name(chosen) != before
+
+
+def test_what_a_task_wants_and_does_not_get_is_said():
+    assert not_followed([{"max_new_tokens": 48, "until": None, "temperature": 0, "num_beams": 1}, {}], 48) == []
+    (length,) = not_followed([{"max_new_tokens": 16}, {"max_new_tokens": 8}], 48)
+    assert "allow 8, 16 new tokens" in length
+    assert "stops at 48" in length
+    assert not_followed([{"do_sample": True}], 48) == not_followed([{"num_beams": 3}], 48) != []
+    (ends,) = not_followed([{"until": ["\n\n", "ASSISTANT:"]}, {"until": "\n\n"}], 48)
+    assert r"end an answer at 'ASSISTANT:', '\n\n' (until)" in ends
+
+
+def test_nothing_is_said_where_nothing_is_missing():
+    whole, empty, cut = (
+        {"answer": answer, "finished": finished} for answer, finished in (("yes", True), (None, True), ("no", False))
+    )
+    assert missing([whole, whole], Path("rows.jsonl")) == ""
+    said = missing([whole, empty, cut], Path("rows.jsonl"))
+    assert said.startswith("grit_lite: 1 of 3 completions have no answer")
+    assert "1 were cut off at the limit" in said
+    assert said.endswith("rows.jsonl")
 
 
 def test_arguments_without_weights_are_refused_with_the_right_ones():

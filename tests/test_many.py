@@ -300,7 +300,7 @@ def test_a_vllm_server_that_does_not_answer_is_named_with_the_command_that_start
 
 
 def test_an_evaluation_is_divided_and_put_together_again(alone, tmp_path):
-    one, several = tmp_path / "one", tmp_path / "several"
+    one, several = (tmp_path / name / "run" for name in ("one", "several"))  # a summary names the run
     for folder in (one, several):
         shutil.copytree(alone, folder)
     options = ["--questions", "8", "--batch-size", "3"]

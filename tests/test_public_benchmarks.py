@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from datasets import Image as ImageColumn
-from datasets import Value
+from datasets import List, Value
 from huggingface_hub import constants
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 from typer.testing import CliRunner
 
 from grit_lite.cli import app
-from grit_lite.errors import DataError, RecipeError, UsageError
+from grit_lite.errors import DataError, NotFetched, RecipeError, UsageError
 from grit_lite.evaluate.benchmarks import SHAPE_KINDS, find, listing, names, shapes
 from grit_lite.scorers import SCORERS
 from grit_lite.triplets import fetch
@@ -136,6 +136,25 @@ def test_an_unverified_benchmark_says_so_in_one_line_whenever_it_is_used(tmp_pat
     assert "columns were never seen in the dataset itself" in find("mmvp").caution
 
 
+def test_a_split_that_is_mixed_with_another_says_so_and_counts_no_questions(tmp_path, capsys):
+    entries = {entry["name"]: entry for entry in listing() if entry["scorer"] == "box"}
+    mixed = {name for name, entry in entries.items() if "two splits together" in (entry["note"] or "")}
+    assert mixed == {"refcoco-val", "refcocog-val"} == {name for name, entry in entries.items() if not entry["rows"]}
+    # expressions, not objects
+    assert (entries["refcoco-testa"]["rows"], entries["refcocog-test"]["rows"]) == (5657, 9602)
+    MINIATURES["refcoco-val"](tmp_path)
+    find("refcoco-val").questions(source=tmp_path)
+    assert "refcoco-val: its file holds two splits together" in capsys.readouterr().err
+
+
+def test_pope_says_that_it_is_stricter_than_its_authors():
+    from grit_lite.scorers import score
+
+    assert score("yes_no", "There is no dog in the image.", "no") == 0.0  # no to them
+    assert score("yes_no", "A dog lies there.", "yes") == 0.0  # yes to them
+    assert "one that says neither is wrong" in find("pope-adversarial").caution
+
+
 # copies of one's own
 
 
@@ -192,17 +211,36 @@ def test_class_labels_are_read_by_their_names(tmp_path):
 # images and boxes
 
 
+def lying() -> bytes:
+    """A picture that is to be turned by 90 degrees, clockwise."""
+    stream, turned = io.BytesIO(), Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    picture(RED).save(stream, "JPEG", exif=turned)
+    return stream.getvalue()
+
+
 def test_boxes_and_size_are_those_of_the_upright_image(tmp_path):
     MINIATURES["vstar"](tmp_path)
-    stream = io.BytesIO()
-    turned = Image.Exif()
-    turned[ExifTags.Base.Orientation] = 6  # to be turned by 90 degrees, clockwise
-    picture(RED).save(stream, "JPEG", exif=turned)
-    write_file(tmp_path / "direct_attributes/sa_4690.jpg", stream.getvalue())
+    write_file(tmp_path / "direct_attributes/sa_4690.jpg", lying())
     (question,) = find("vstar").questions(source=tmp_path)
     assert question.size == (40, 60)
     assert [tuple(box) for box in question.boxes] == [(40 - 16, 5, 40 - 6, 25)]
     assert question.load_images()[0].size == (40, 60)
+
+
+@pytest.mark.parametrize(("name", "height"), [("refcoco-val", 15), ("grit-ovd-position", 14.5)])
+def test_the_box_that_is_the_answer_is_that_of_the_upright_image(name, height, tmp_path):
+    MINIATURES[name](tmp_path)
+    if name == "refcoco-val":
+        row = {"image": {"bytes": lying()}, "answer": ["left dog"], "bbox": [10, 5, 20, 15], "file_name": "1.jpg"}
+        features = {"image": ImageColumn(), "answer": List(Value("string")), "bbox": List(Value("float32"))}
+        parquet(tmp_path / "data/val-00000-of-00001.parquet", {**features, "file_name": Value("string")}, [row])
+    else:
+        write_file(tmp_path / "ovd/3.jpg", lying())
+    (question,) = find(name).questions(source=tmp_path)
+    box = question.boxes[0]
+    assert box.x2 - box.x1 == pytest.approx(height)  # before it was turned
+    assert question.gold == f"[{', '.join(f'{side:.2f}' for side in box)}]"
 
 
 def test_a_box_is_cut_at_the_edge_and_left_out_where_nothing_remains(tmp_path):
@@ -335,13 +373,13 @@ def test_what_was_fetched_is_there_without_a_network(hub, tmp_path, monkeypatch)
     assert find("vstar").load().sha256 == online.sha256
 
 
-def test_without_a_network_it_says_how_to_fetch_it_and_exits_with_3(hub, monkeypatch):
+def test_without_a_network_it_says_how_to_fetch_it_and_exits_with_4(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(NotFetched) as raised:
         find("mmstar").load()
-    assert raised.value.exit_code == 3
+    assert raised.value.exit_code == 4
     message = str(raised.value)
-    assert "Lin-Chen/MMStar is not on this machine, and the hub cannot be reached" in message
+    assert "'Lin-Chen/MMStar' is not on this machine, and the hub cannot be reached" in message
     assert (
         "hf download Lin-Chen/MMStar --repo-type dataset --revision bc98d668301da7b14f648724866e57302778ab27 "
         "--local-dir FOLDER, and give --source FOLDER"
@@ -359,7 +397,7 @@ def test_without_a_network_it_says_how_to_fetch_it_and_exits_with_3(hub, monkeyp
 )
 def test_a_hub_that_refuses_is_one_message_with_what_to_do(refusal, said, hub):
     hub.refuse_reading = refusal
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(NotFetched, match=said) as raised:
         find("mmstar").load()
     assert "--source" in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -380,7 +418,10 @@ def test_images_that_a_dataset_leaves_with_their_host_are_fetched_once(hub, tmp_
     with pytest.raises(DataError, match=r"vsr: row 0 cannot be used: .*train2017/000000017697.jpg: HTTP 404"):
         find("vsr").questions()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(DataError, match=r"000000017697.jpg' has not been fetched, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(
+        NotFetched,
+        match=r"vsr: row 0 cannot be used: .*17697.jpg' has not been fetched, and HF_HUB_OFFLINE is set",
+    ):
         find("vsr").questions()
 
 
@@ -436,10 +477,12 @@ def test_a_source_that_is_not_there(tmp_path):
 
 def test_grits_sets_say_how_to_fetch_them(tmp_path, monkeypatch):
     monkeypatch.setenv("GRIT_LITE_DATA", str(tmp_path))
-    with pytest.raises(DataError, match="grit-lite data fetch grit --split val"):
+    with pytest.raises(NotFetched, match="grit-lite data fetch grit --split val"):
         find("grit-vsr").load()
-    with pytest.raises(DataError, match=r"hf download yfan1997/GRIT_data mme_val.jsonl .* into FOLDER/mme"):
+    with pytest.raises(NotFetched, match=r"hf download yfan1997/GRIT_data mme_val.jsonl .* into FOLDER/mme"):
         find("grit-mme").load()
+    with pytest.raises(DataError, match=r"there is no mme_val.jsonl in .*hf download"):
+        find("grit-mme").load(source=tmp_path)
     MINIATURES["grit-vsr"](tmp_path / "grit")
     assert [question.gold for question in find("grit-vsr").questions()] == ["tv"]
     write_file(tmp_path / "grit/vsr_val.jsonl", b'{"question": "?"}\n')

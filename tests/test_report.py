@@ -20,7 +20,7 @@ from grit_lite.errors import UsageError
 from grit_lite.evaluate.summary import summarise
 from grit_lite.pages.completions import pieces
 from grit_lite.pages.outcomes import examples, outcome
-from grit_lite.pages.table import lines
+from grit_lite.pages.table import Gap, lines
 from grit_lite.pages.wording import duration, number, percent
 from grit_lite.recipe import Recipe
 from grit_lite.report import write_report
@@ -235,6 +235,16 @@ def test_a_right_answer_without_its_tag_is_not_called_wrong(run):
     assert text.count("”, wrong") == 12  # the base asked directly
 
 
+def test_what_nobody_scored_is_called_so_and_counted(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(
+        path, [json.loads(line) | {"correct": None, "correct_lenient": None} for line in path.read_text().splitlines()]
+    )
+    text = read(run).text
+    assert "0 were right and 0 wrong both times; 80 were not scored" in text
+    assert text.count("GRIT prompt not scored") == 24
+
+
 def test_every_kind_of_example_that_is_there_can_be_chosen(run):
     html = write_report(run).read_text()
     shown = set(re.findall(r'class="case (\w+)"', html))
@@ -279,6 +289,35 @@ def test_of_many_kept_pictures_the_page_shows_24_and_every_outcome(run):
     html = write_report(run).read_text()
     shown = re.findall(r'class="case (\w+)"', html)
     assert (len(shown), set(shown)) == (24, {"fixed", "broken", "both_wrong", "both_right"})
+
+
+def test_every_draw_of_a_question_counts(run):
+    path = run / "eval" / "shapes.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    numbers = [int(row["id"][1:]) for row in rows]
+    drawn = [row | {"id": f"q{k % 40}", "draw": k // 40} for row, k in zip(rows, numbers, strict=True)]
+    write_lines(path, drawn)
+    write_json(path.with_suffix(".json"), json.loads(path.with_suffix(".json").read_text()) | {"n": 40})
+    said = read(run).text
+    assert "Of the 80 draws of the 40 questions of shapes, tuning fixed" in said
+    assert sum(map(int, re.findall(r"fixed (\d+) and broke (\d+).*?; (\d+) were right and (\d+)", said)[0])) == 80
+    assert "· draw 2" in said
+
+
+def test_an_example_about_several_images_says_that_it_shows_the_first(run):
+    path = run / "eval" / "shapes.jsonl"
+    write_lines(path, [json.loads(line) | {"more_images": ["a", "b"]} for line in path.read_text().splitlines()])
+    assert "· the first of 3 images" in read(run).text
+
+
+def test_beside_another_run_examples_are_held_against_it(run):
+    path = run / "eval" / "shapes.json"
+    rows = evaluation_rows(80)
+    compared = {"base_direct": rows["base_direct"], "other": rows["tuned"], "tuned": rows["tuned"]}
+    named = [row | {"system": system} for system, part in compared.items() for row in part]
+    write_lines(path.with_suffix(".jsonl"), named)
+    write_json(path, json.loads(path.read_text()) | summarise(compared))
+    assert "tuning fixed 0 and broke 0, counted against other;" in read(run).text
 
 
 # --- what it says
@@ -418,9 +457,9 @@ def test_controls_and_direction_marks_of_a_model_do_not_reach_the_page(run):
 def test_a_megabyte_of_text_is_cut_and_says_how_much_is_missing(run):
     before = len(write_report(run).read_text())
     replace_samples(run, "[1, 2, 3, 4] " * 80_000)
-    started = time.perf_counter()
+    started = time.process_time()
     page = read(run)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert len((run / "report.html").read_text()) < before
     assert "and 1,034,000 characters more" in page.text
 
@@ -557,16 +596,26 @@ def test_numbers_have_a_true_minus_sign_and_unknown_ones_a_dash():
 def test_a_difference_is_claimed_only_if_its_interval_leaves_zero_out(low, high, said):
     result = {"n": 8, **summarise(evaluation_rows(8))}
     row = next(row for row in result["paired"] if (row["metric"], row["against"]) == ("accuracy", "base_direct"))
-    row |= {"low": low, "high": high}
+    row |= {"low": low, "high": high, "p_holm": 0.012}
     assert said in findings(result)[2]
+    assert "p 0.012" in findings(result)[2]
+    row["p_holm"] = 0.06
+    assert "no difference is shown" in findings(result)[2]
 
 
 def test_format_and_boxes_are_not_held_against_a_direct_question():
-    result = {"n": 8, **summarise(evaluation_rows(8))}
+    result = {"n": 16, **summarise(evaluation_rows(16))}
     line = next(line for line in lines(result) if line.label == "Valid format")
-    assert (line.cells[0], line.differences[0]) == (("–", ""), ("–", "", ""))
+    assert (line.cells[0], line.differences[0]) == (("–", ""), Gap("–"))
     assert line.cells[2][0] == "100.0"
-    assert line.differences[1][2] == "better"
+    assert line.differences[1].verdict == "better"
+
+
+def test_a_difference_on_few_questions_is_shown_without_an_interval():
+    result = {"n": 8, **summarise(evaluation_rows(8))}
+    gap = next(line for line in lines(result) if line.label == "Valid format").differences[1]
+    assert (gap.value, gap.interval, gap.verdict) == ("+100.0", "no interval", "")
+    assert gap.tested.startswith("p 0.")
 
 
 def test_an_evaluation_of_one_system_has_no_findings():

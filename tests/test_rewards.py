@@ -519,9 +519,9 @@ def test_a_rows_reward_does_not_depend_on_its_neighbours(preset):
     ids=["open", "closed first", "numbers", "boxes", "words"],
 )
 def test_a_hostile_completion_is_scored_in_a_moment(preset, text):
-    started = time.perf_counter()
+    started = time.process_time()
     score(text, question="q", answer="2", dataset="tallyqa", preset=preset, judge=Replies("score: 1"))
-    assert time.perf_counter() - started < 4.0  # mostly nltk's first import; quadratic time takes minutes
+    assert time.process_time() - started < 4.0  # mostly nltk's first import; quadratic time takes minutes
 
 
 # a recipe's rewards

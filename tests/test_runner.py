@@ -1,236 +1,48 @@
-"""Asking: what is interrupted goes on, what has changed is asked again, and parts make a whole, to the last byte."""
+"""Asking: what a completion is kept under, the file that it is kept in, and the parts of a whole."""
 
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
-from grit_lite.backends import Generated, open_backend
+from grit_lite.answer import GRIT_PROMPT
+from grit_lite.backends import Generated, ModelSpec
+from grit_lite.boxes import BoxSpace
 from grit_lite.errors import UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation, Question, Shard
-from grit_lite.evaluate.rows import scored_by
-from grit_lite.evaluate.runner import Completions, key
-from grit_lite.recipe import load_recipe
-from grit_lite.run import Run, read_rows
-from grit_lite.tiny.build import save_untrained
-from grit_lite.training import Wish, evaluate_again, save_adapter
-
-SHORT = ["max_completion_tokens=6", "eval_questions=8"]
-FILES = ("shapes.json", "shapes.jsonl")
-
-# The command line, in a process that kills itself after it has kept completions for the n-th time, with half a row
-# behind them.
-KILLED = textwrap.dedent("""
-    import os, signal
-    from grit_lite.evaluate.runner import Completions
-    add, kept = Completions.add, 0
-
-    def killing(self, completions):
-        global kept
-        add(self, completions)
-        kept += 1
-        if kept == int(os.environ["KILL_AT"]):
-            with self.path.open("a") as file:
-                file.write('{"key": "ab')
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Completions.add = killing
-    from grit_lite.cli import main
-    main()
-""")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return save_untrained(tmp_path_factory.mktemp("untrained"))
-
-
-def make_run(folder, model, strength, *settings):
-    """A finished run, its adapter drawn at random instead of trained."""
-    recipe = load_recipe("tiny", [f"model={model}", *SHORT, *settings])
-    run = Run.create(folder, recipe)
-    save_adapter(run, with_adapter(recipe, strength))
-    run.finish("done")
-    run.close()
-    return folder
-
-
-def with_adapter(recipe, strength):
-    backend = open_backend(recipe)
-    backend.attach_lora(recipe)
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in backend.model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(std=strength, generator=generator)
-    backend.model.eval()
-    return backend
-
-
-@pytest.fixture(scope="module")
-def first(model, tmp_path_factory):
-    """A run that was evaluated without interruption, three questions at a time."""
-    folder = make_run(tmp_path_factory.mktemp("runs") / "first", model, 0.1)
-    evaluate_again(folder, Wish(batch_size=3))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def second(model, tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("runs") / "second", model, 0.2)
-
-
-@pytest.fixture
-def unevaluated(first, tmp_path):
-    shutil.copytree(first, tmp_path / "first", ignore=shutil.ignore_patterns("eval"))
-    return tmp_path / "first"
-
-
-def rows(folder, name="shapes"):
-    return list(read_rows(folder / "eval" / f"{name}.jsonl"))
-
-
-def completions(folder):
-    return list(read_rows(folder / "eval" / "shapes.completions.jsonl"))
-
-
-def assert_same(folder, other):
-    for name in FILES:
-        assert (folder / "eval" / name).read_bytes() == (other / "eval" / name).read_bytes()
-
-
-def test_rows_hold_what_was_asked_what_was_said_and_every_score(first):
-    (row, *_), systems = rows(first), [row["system"] for row in rows(first)[:3]]
-    assert systems == list(SYSTEMS)
-    assert len(rows(first)) == 24 == len({(row["system"], row["id"]) for row in rows(first)})
-    assert row["prompt"].startswith("\nQuestion: ")
-    assert (row["scorer"], row["score"], row["correct"], row["draw"]) == ("rule", 0.0, False, 0)
-    assert len(row["key"]) == 64
-    assert row["cluster"]
-    summary = json.loads((first / "eval" / "shapes.json").read_text())
-    assert summary["failures"]["tuned"] == {"rows": 8, "without_answer": 8, "unfinished": 8, "not_judged": 0}
-    settings = summary["settings"]
-    assert {"model", "max_new_tokens", "decoding", "rows_sha256", "scored_by", "revision"} <= settings.keys()
-    hashes = [settings["systems"][name]["adapter"] for name in SYSTEMS]
-    assert hashes[:2] == [None, None]
-    assert len(hashes[2]) == 64
-
-
-def test_an_evaluation_killed_in_the_middle_goes_on_and_leaves_the_same_files(first, unevaluated):
-    command = [sys.executable, "-c", KILLED, "eval", str(unevaluated), "--batch-size", "3"]
-    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "KILL_AT": "5"})
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    kept = len(completions(unevaluated))
-    assert 0 < kept < 24
-    assert not (unevaluated / "eval" / "shapes.json").exists()
-    (summary,) = evaluate_again(unevaluated, Wish(batch_size=3))
-    assert summary["n"] == 8
-    assert_same(unevaluated, first)
-    assert [row["key"] for row in completions(unevaluated)] == [row["key"] for row in completions(first)]
-
-
-def test_what_is_known_is_not_asked_again(first, unevaluated, monkeypatch):
-    shutil.copytree(first / "eval", unevaluated / "eval")
-    for name in FILES:
-        (unevaluated / "eval" / name).unlink()
-    monkeypatch.setattr("grit_lite.backends.plain.PlainBackend.generate", lambda *_, **__: pytest.fail("asked again"))
-    evaluate_again(unevaluated, Wish(batch_size=3))
-    assert_same(unevaluated, first)
-
-
-def test_a_changed_adapter_in_the_same_folder_is_asked_again(first, second, unevaluated):
-    shutil.copytree(first / "eval", unevaluated / "eval")
-    shutil.copytree(second / "adapter", unevaluated / "adapter", dirs_exist_ok=True)
-    evaluate_again(unevaluated, Wish(batch_size=3))
-    before, after = ({(r["system"], r["id"]): r for r in rows(folder)} for folder in (first, unevaluated))
-    assert {system for (system, id), row in after.items() if row["key"] != before[system, id]["key"]} == {"tuned"}
-    assert len(completions(unevaluated)) == 24 + 8
-    fresh = unevaluated.parent / "fresh"
-    shutil.copytree(unevaluated, fresh, ignore=shutil.ignore_patterns("eval"))
-    evaluate_again(fresh, Wish(batch_size=3))
-    assert rows(fresh) == rows(unevaluated)
-    assert [row["completion"] for row in after.values()] != [row["completion"] for row in before.values()]
-
-
-def test_parts_asked_by_several_processes_are_the_whole(first, unevaluated):
-    assert evaluate_again(unevaluated, Wish(batch_size=3, shard=Shard.read("2/2"))) == []
-    assert not (unevaluated / "eval" / "shapes.json").exists()
-    (summary,) = evaluate_again(unevaluated, Wish(batch_size=3, shard=Shard.read("1/2")))
-    assert summary["n"] == 8
-    assert_same(unevaluated, first)
-    halves = [read_rows(unevaluated / "eval" / f"shapes.completions.{part}of2.jsonl") for part in (1, 2)]
-    assert [len(list(half)) for half in halves] == [15, 9]
-
-
-def test_two_runs_stand_in_one_table(first, second, unevaluated):
-    (summary,) = evaluate_again(unevaluated, Wish(against=second, batch_size=3))
-    assert list(summary["systems"]) == ["base_direct", "base", "second", "tuned"]
-    assert {(row["of"], row["against"]) for row in summary["paired"]} >= {("tuned", "second")}
-    evaluate_again(second, Wish(batch_size=3))
-    own = {row["id"]: row["completion"] for row in rows(second) if row["system"] == "tuned"}
-    beside = {
-        row["id"]: row["completion"] for row in rows(unevaluated, "shapes-vs-second") if row["system"] == "second"
-    }
-    assert own == beside
-    tuned = [row["completion"] for row in rows(first) if row["system"] == "tuned"]
-    assert tuned == [row["completion"] for row in rows(unevaluated, "shapes-vs-second") if row["system"] == "tuned"]
-    assert not (unevaluated / "eval" / "shapes.json").exists()
-
-
-def test_a_run_of_another_model_is_opened_by_itself(model, second, unevaluated, tmp_path):
-    smaller = make_run(tmp_path / "smaller", model, 0.1, "max_pixels=4096")
-    (summary,) = evaluate_again(unevaluated, Wish(against=smaller))
-    systems = summary["settings"]["systems"]
-    assert systems["smaller"]["processor"] != systems["tuned"]["processor"]
-    evaluate_again(smaller, Wish())
-    own = {row["id"]: row["completion"] for row in rows(smaller) if row["system"] == "tuned"}
-    named = [row for row in rows(unevaluated, "shapes-vs-smaller") if row["system"] == "smaller"]
-    assert own == {row["id"]: row["completion"] for row in named}
-
-
-def test_sampled_answers_are_repeated_whatever_the_batch(unevaluated):
-    (summary,) = evaluate_again(unevaluated, Wish(seeds=2, temperature=1.5, batch_size=5))
-    sampled = rows(unevaluated, "shapes-sampled")
-    assert [row["draw"] for row in sampled[:6]] == [0, 0, 0, 1, 1, 1]
-    drawn = {(row["id"], row["system"], row["draw"]): row["completion"] for row in sampled}
-    assert any(drawn[id, system, 0] != drawn[id, system, 1] for id, system, _ in drawn)
-    shutil.rmtree(unevaluated / "eval")
-    evaluate_again(unevaluated, Wish(seeds=2, temperature=1.5, batch_size=16))
-    assert rows(unevaluated, "shapes-sampled") == sampled
-    cell = summary["systems"]["tuned"]["tokens"]
-    assert (cell["n"], len(cell["draws"]), summary["n"]) == (16, 2, 8)
-    assert summary["settings"]["temperature"] == 1.5
-
-
-def test_seeds_without_a_temperature_take_the_recipes(first):
-    recipe = load_recipe("tiny", ["temperature=0.7"])
-    assert Wish(seeds=3).decoding(recipe) == Decoding(recipe.max_completion_tokens, 0.7, 3)
-    assert Wish().decoding(recipe) == Decoding(recipe.max_completion_tokens)
-    assert Wish(temperature=0.3).decoding(recipe) == Decoding(recipe.max_completion_tokens, 0.3, 1)
-    with pytest.raises(UsageError, match="--seeds at --temperature 0"):
-        Wish(seeds=2, temperature=0.0).decoding(recipe)
-
+from grit_lite.evaluate.runner import Asking, Completions, key
 
 IDENTITY = {"weights": "w", "adapter": "a", "processor": "p", "generator": {"dtype": "float32"}}
 
 
 def test_a_key_depends_on_all_that_a_completion_depends_on_and_on_nothing_else():
-    def of(identity=IDENTITY, prompt="?", images=("i",), decoding=None, draw=0):
-        return key(identity, prompt, images, decoding or Decoding(8), draw)
+    def of(identity=IDENTITY, prompt="?", images=("i",), decoding=None, seed=None):
+        return key(identity, prompt, images, decoding or Decoding(8), seed)
 
     others = [of({**IDENTITY, part: "other"}) for part in IDENTITY]
-    others += [of(prompt="!"), of(images=("j",)), of(images=("i", "i")), of(draw=1)]
+    others += [of(prompt="!"), of(images=("j",)), of(images=("i", "i")), of(seed=0), of(seed=1)]
     others += [of(decoding=Decoding(9)), of(decoding=Decoding(8, 1.0))]
     assert len({of(), *others}) == 1 + len(others)
     assert of() == of(decoding=Decoding(8, draws=5))
+
+
+def test_questions_that_ask_the_same_share_a_greedy_completion_and_no_sampled_one():
+    class Named:
+        spec = ModelSpec("qwen3_vl", BoxSpace.RESIZED_PIXELS, GRIT_PROMPT)
+
+        def describe(self):
+            return {}
+
+        def fingerprints(self):
+            return {"weights": "w", "adapter": "a"}
+
+    def keys(decoding):
+        return {one.key for one in Asking(Named(), decoding, 4).prepare(twice, SYSTEMS["tuned"])}
+
+    question = Question("q", "?", "yes", (Image.new("RGB", (4, 4)),), (4, 4))
+    twice = [question, replace(question, id="r")]
+    assert len(keys(Decoding(8))) == 1
+    assert len(keys(Decoding(8, 1.0, draws=3))) == 6
 
 
 def test_a_torn_row_is_cut_off_and_the_whole_ones_are_kept(tmp_path):
@@ -271,9 +83,3 @@ def test_questions_with_one_id_are_refused(tmp_path):
         Evaluation([question, question], benchmark="b", folder=tmp_path, decoding=Decoding(8))
     other = replace(question, id="r")
     Evaluation([question, other], benchmark="b", folder=tmp_path, decoding=Decoding(8))
-
-
-def test_a_summary_names_the_code_that_scored_it(first):
-    summary = json.loads((first / "eval" / "shapes.json").read_text())
-    assert summary["settings"]["scored_by"] == scored_by()
-    assert Path(scored_by.__globals__["__file__"]).name == "rows.py"

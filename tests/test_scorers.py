@@ -366,6 +366,13 @@ def test_slake_wants_all_findings_and_no_other(predicted, gold, right):
 
 
 @pytest.mark.parametrize(
+    ("predicted", "right"), [("A", True), ("(A) |x|", True), ("B", False), ("x + 1", False), ("", False)]
+)
+def test_an_option_with_bars_in_it_is_one_gold(predicted, right):
+    assert score("mathvista", predicted, "|x|", {"choices": ["|x|", "x + 1"]}) == float(right)
+
+
+@pytest.mark.parametrize(
     ("predicted", "facts", "right"),
     [
         ("[0, 0, 10, 10]", {}, True),
@@ -498,7 +505,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("predicted", HOSTILE, ids=lambda text: text[:6])
 def test_a_long_answer_is_scored_in_a_moment(predicted):
-    started = time.perf_counter()
+    started = time.process_time()
     for scorer, gold in product(SCORERS.values(), ["yes", "3", "B", "it is it", "[1, 2]"]):
         scorer(predicted[:MAX_CHARS], gold)
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0

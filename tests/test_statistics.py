@@ -1,11 +1,14 @@
 """Intervals of shares, means and paired differences, against numbers worked out by hand."""
 
+import tracemalloc
 from math import sqrt
+from time import process_time
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from grit_lite.evaluate import statistics
 from grit_lite.evaluate.statistics import (
     Cell,
     Difference,
@@ -248,3 +251,62 @@ def test_an_aggregate_is_drawn_by_whole_images():
     assert set(np.round(together, 6)) <= {0.5, 0.666667, 0.833333, 1.0}
     assert len(together) == 1000
     assert np.array_equal(together, aggregate(mean, ["a", "a", "b", "b", "c", "c"]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 9])
+def test_few_questions_have_no_interval_of_a_difference_however_many_were_won(n):
+    assert paired_difference([1] * n, [0] * n) == Difference(1.0, None, None, n)
+    assert mcnemar([1] * n, [0] * n) == min(1.0, 2 / 2**n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 3000])
+def test_ties_alone_have_no_interval_of_a_difference(n):
+    assert paired_difference([1] * n, [1] * n) == Difference(0.0, None, None, n)
+
+
+def test_ten_images_are_enough_for_an_interval_and_many_questions_about_nine_are_not():
+    a, b = [0, 1] * 5, [0] * 10
+    assert paired_difference(a, b).low is not None
+    assert paired_difference(a * 9, b * 9, [place % 9 for place in range(90)]).low is None
+    # what is won on one question of each image is lost on the other
+    assert paired_difference([1, 0] * 20, [0, 1] * 20, [place // 2 for place in range(40)]).low is None
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.beta(4, 2, 3000),  # overlaps
+        lambda rng: rng.random(3000) < 0.004,  # a rare event
+        lambda rng: rng.exponential(30, 3000) ** 2,  # with a long tail
+    ],
+)
+def test_the_interval_of_many_images_is_that_of_ten_thousand_samples(draw, monkeypatch):
+    rng = np.random.default_rng(0)
+    values = draw(rng).astype(float)
+    images = [int(image) for image in rng.integers(0, 2500, 3000)]
+    assert len(set(images)) < 2000 < 3000
+    computed = mean_interval(values)
+    monkeypatch.setattr(statistics, "MANY", 10_000)
+    drawn = mean_interval(values)
+    width = drawn.high - drawn.low
+    assert (computed.low, computed.high) == pytest.approx((drawn.low, drawn.high), abs=0.06 * width)
+    of_images = mean_interval(values, images)
+    monkeypatch.setattr(statistics, "MANY", 100)
+    computed, width = mean_interval(values, images), of_images.high - of_images.low
+    assert (computed.low, computed.high) == pytest.approx((of_images.low, of_images.high), abs=0.06 * width)
+
+
+def test_the_interval_of_many_equal_values_is_a_point_and_never_leaves_their_range():
+    assert mean_interval([0.5] * 3000) == Cell(0.5, 0.5, 0.5, 3000)
+    assert mean_interval([1.0] + [0.0] * 2999).low == 0.0
+
+
+def test_a_number_of_25000_images_takes_little_time_and_memory():
+    values, images = np.random.default_rng(0).random(38_589), [row * 25_000 // 38_589 for row in range(38_589)]
+    started = process_time()
+    tracemalloc.start()
+    mean_interval(values, images)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert process_time() - started < 2  # 0.1 s alone
+    assert held < 50e6

@@ -235,6 +235,13 @@ def tokenizer():
     return build_tokenizer()
 
 
+def test_a_tokenizer_that_learns_its_words_again_is_the_same(tokenizer):
+    from grit_lite.tiny import build
+
+    build._words.cache_clear()
+    assert build.build_tokenizer().backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
+
+
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory) -> Path:
     from grit_lite.tiny.build import save_untrained

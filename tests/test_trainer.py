@@ -17,7 +17,15 @@ from grit_lite.recipe import load_recipe
 from grit_lite.run import METRICS, SAMPLES, Run, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
-from grit_lite.trainer import LOSSES, build_trainer, choose_schedule, longest_prompt, metrics_row, prompt_order
+from grit_lite.trainer import (
+    LOSSES,
+    build_trainer,
+    choose_schedule,
+    longest_prompt,
+    metrics_row,
+    prompt_dataset,
+    prompt_order,
+)
 from grit_lite.triplets import from_scene_question
 
 VECTORS = json.loads((Path(__file__).parent / "data" / "reward_vectors.json").read_text())
@@ -74,6 +82,21 @@ def test_the_order_depends_on_the_seed_alone():
     assert prompt_order(20, 100, seed=1) == prompt_order(20, 100, seed=1)
     assert prompt_order(20, 100, seed=1) != prompt_order(20, 100, seed=2)
     assert prompt_order(20, 40, seed=1) == prompt_order(20, 100, seed=1)[:40]
+
+
+def test_the_model_is_not_pickled_to_name_the_dataset(untrained):
+    class Backend:
+        spec = open_backend(small_recipe(untrained)).spec
+
+        def __reduce_ex__(self, protocol):
+            pickled.append(self)
+            return Backend, ()
+
+    pickled = []
+    rows = prompt_dataset(triplets(), Backend(), small_recipe(untrained))
+    assert len(rows) == 4
+    assert "\nQuestion: " in rows[0]["prompt"][0]["content"]
+    assert pickled == []
 
 
 def sample(total, advantage, **terms):

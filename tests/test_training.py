@@ -14,7 +14,6 @@ from grit_lite.cli import main
 from grit_lite.run import METRICS, SAMPLES, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.tiny.questions import held_out
-from grit_lite.training import DeadSignalAlarm, SamplerGapAlarm, StopRequest
 
 COMMAND = [sys.executable, "-c", "from grit_lite.cli import main; main()"]
 
@@ -96,12 +95,16 @@ def run_command(command, *arguments, **environment):
     )
 
 
-def resume(folder, monkeypatch):
-    """`grit-lite train --resume` in this process, which has torch loaded already."""
-    monkeypatch.setattr(sys, "argv", ["grit-lite", "train", "--resume", "--output", str(folder)])
+def command_here(monkeypatch, *arguments):
+    """The exit code of `grit-lite` in this process, which has torch loaded already."""
+    monkeypatch.setattr(sys, "argv", ["grit-lite", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         main()
-    assert not end.value.code
+    return end.value.code or 0
+
+
+def resume(folder, monkeypatch):
+    assert command_here(monkeypatch, "train", "--resume", "--output", folder) == 0
 
 
 @pytest.fixture(scope="module")
@@ -165,54 +168,16 @@ def test_json_output_is_json_on_every_line(arguments, tmp_path):
     assert events[-1]["status"] == "done"
 
 
-def test_bad_rows_stop_training_unless_they_are_to_be_skipped_and_are_counted(arguments, data, tmp_path):
+def test_bad_rows_stop_training_unless_they_are_to_be_skipped_and_are_counted(
+    arguments, data, tmp_path, monkeypatch, capsys
+):
     bad = data.parent / "with-bad.jsonl"
     bad.write_text(data.read_text() + '{"question": "no image?", "answer": "1"}\n')
+    arguments = [*arguments, f"--set=data={bad}", "--set=steps=1"]
     try:
-        refused = run_command(COMMAND, *arguments, f"--set=data={bad}", "--output", tmp_path / "refused")
-        assert refused.returncode == 3
-        assert f"{bad.name}:5:" in refused.stderr
-        skipped = run_command(
-            COMMAND, *arguments, f"--set=data={bad}", "--set=steps=1", "--bad-rows=skip", "--output", tmp_path / "run"
-        )
-        assert skipped.returncode == 0, skipped.stderr
+        assert command_here(monkeypatch, *arguments, "--output", tmp_path / "refused") == 3
+        assert f"{bad.name}:5:" in capsys.readouterr().err
+        assert command_here(monkeypatch, *arguments, "--bad-rows=skip", "--output", tmp_path / "run") == 0
         assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["skipped_bad_rows"] == 1
     finally:
         bad.unlink()
-
-
-def test_the_first_signal_asks_and_the_second_interrupts_at_once():
-    before = signal.getsignal(signal.SIGINT)  # a shell's background jobs begin with it ignored
-    with StopRequest() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.signal_number == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def dead(step):
-    return {"step": step, "groups_that_teach": 0.0, "reward": 0.0}
-
-
-def test_the_alarm_rings_once_when_no_group_has_varied_for_long_enough():
-    alarm = DeadSignalAlarm(patience=3)
-    rung = [alarm.after(dead(step)) for step in range(1, 6)]
-    assert [message is not None for message in rung] == [False, False, True, False, False]
-    assert "raise temperature or group_size" in rung[2]
-
-
-def test_one_group_that_teaches_silences_the_alarm():
-    alarm = DeadSignalAlarm(patience=2)
-    alarm.after(dead(1))
-    alarm.after({"step": 2, "groups_that_teach": 0.25, "reward": 0.5})
-    assert alarm.after(dead(3)) is None
-    assert alarm.after(dead(4)) is not None
-
-
-def test_the_gap_of_the_sampler_is_announced_once_it_is_more_than_rounding():
-    alarm = SamplerGapAlarm()
-    said = [alarm.after({"sampler_gap": gap}) for gap in (None, 0.05, 0.4, 0.5)]
-    assert [message is not None for message in said] == [False, False, True, False]
-    assert "0.40 nats away" in said[2]
-    assert "set vllm=off" in said[2]

@@ -14,7 +14,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benchmarks.lab.measuring import BITS, unpack_bits, unpack_levels
-from benchmarks.lab.study import DEFAULT
 from grit_lite.errors import DataError
 from grit_lite.evaluate.statistics import CONFIDENCE
 
@@ -186,7 +185,7 @@ def _counted(row: Row, measure: str, name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against the default one on the same questions and seeds.
+    """An arm against another on the same questions and seeds.
 
     Attributes:
         seeds: how many both have.
@@ -199,12 +198,17 @@ class Comparison:
     p: float
 
 
-def against_default(results: Results, measure: str, sets: Sequence[str]) -> dict[str, Comparison]:
-    """Every trained arm but the default, by name."""
-    arms = [arm for arm in results.rows if arm != DEFAULT and not arm.startswith("untrained/")]
-    default = results.values(DEFAULT, measure, sets)
-    found = {arm: results.values(arm, measure, sets) for arm in arms}
-    gaps = {arm: values.minus(default) for arm, values in found.items() if {*values.seeds} & {*default.seeds}}
+def compare(
+    results: Results, measure: str, sets: Sequence[str], held_against: Mapping[str, str]
+) -> dict[str, Comparison]:
+    """Every arm of `held_against` that has rows against the one that it names, where they have a seed in common."""
+    pairs = {arm: other for arm, other in held_against.items() if {arm, other} <= results.rows.keys()}
+    found = {arm: results.values(arm, measure, sets) for arm in {*pairs, *pairs.values()}}
+    gaps = {
+        arm: found[arm].minus(found[other])
+        for arm, other in pairs.items()
+        if {*found[arm].seeds} & {*found[other].seeds}
+    }
     adjusted = holm([gap.p() for gap in gaps.values()]) if gaps else []
     return {
         arm: Comparison(arm, gap.interval(), len(gap.seeds), p)

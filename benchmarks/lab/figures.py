@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.lab.analysis import FAITHFUL, Results, Values
+from benchmarks.lab.measuring import SAMPLED
 from benchmarks.lab.study import DEFAULT, DRAWN, Study
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -110,27 +111,34 @@ def triplets(results: Results, study: Study) -> Figure | None:
 
 
 def arms(results: Results, study: Study) -> Figure | None:
-    """Every trained arm, group under group: answers about relations and numbers, beside the default arm's."""
+    """Every trained arm, group under group, beside the default arm: greedy answers, and the form of samples."""
     listed = [(group.name, arm.id) for group in study.groups for arm in group.arms if arm.id in results.rows]
     listed = [(group, arm) for group, arm in listed if not arm.startswith("untrained/")]
     if DEFAULT not in results.rows or len(listed) < 2:
         return None
-    figure = Figure(figsize=(8, 0.6 + 0.24 * len(listed)))
+    figure = Figure(figsize=(9, 0.6 + 0.24 * len(listed)))
     places = -np.arange(len(listed))
-    for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("relation", "count"), strict=True):
-        found = [results.values(arm, "correct", [kind]).interval() for _, arm in listed]
-        default = results.values(DEFAULT, "correct", [kind]).interval()
+    for axes, (title, of) in zip(figure.subplots(1, 3, sharey=True), _SHOWN.items(), strict=True):
+        found = [results.values(arm, *of).interval() for _, arm in listed]
+        default = results.values(DEFAULT, *of).interval()
         axes.axvspan(100 * default.low, 100 * default.high, color=SKY, alpha=0.25, linewidth=0)
         axes.axvline(100 * default.value, color=BLUE, linewidth=1)
         for place, (_, arm), cell in zip(places, listed, found, strict=True):
             colour, marker = (BLUE, "D") if arm == DEFAULT else (BLACK, "o")
             axes.plot([100 * cell.low, 100 * cell.high], [place, place], color=colour, linewidth=1.2)
             axes.plot(100 * cell.value, place, color=colour, marker=marker, markersize=4)
-        axes.set(title=f"{kind} questions, right answers in %")
+        axes.set(title=title)
         axes.set_yticks(places, [arm for _, arm in listed])
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
+
+
+_SHOWN: Mapping[str, tuple[str, Sequence[str]]] = {
+    "relation, right in %": ("correct", ["relation"]),
+    "count, right in %": ("correct", ["count"]),
+    "samples of valid format in %": ("valid_format", list(SAMPLED)),
+}
 
 
 def faithfulness(results: Results, study: Study) -> Figure | None:

@@ -1,4 +1,6 @@
-"""The same held-out questions to every model, greedily: answers, form, boxes, length, and what the boxes are worth.
+"""The same held-out questions to every model: answers, form, boxes, length, and what the boxes are worth.
+
+Answers are greedy, but for some that are asked once more at temperature 1, as training samples.
 
 Outcomes are kept question by question, packed, so that any two runs can be compared on the same questions later.
 """
@@ -25,6 +27,7 @@ from grit_lite.triplets import from_scene_question
 PLAIN: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 75, "existence": 75}
 HARDER: dict[Kind, int] = {"relation": 50, "count": 50}
 HARDER_SPLITS = ("more", "smaller", "new_pairs")
+SAMPLED: dict[str, int] = {"sampled/relation": 75, "sampled/count": 75}  # of the plain ones, the first
 EXAMINED = 150  # relation questions that are asked again with their boxes changed
 BATCH = 128  # questions at a time: half the CPU time of 16
 # Going on from an unchanged chain is left out: greedily it is what the model wrote.
@@ -52,7 +55,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Questions:
-    """The sets, by name: a kind, or SPLIT/KIND of a harder split; `scenes` numbers the image of each question."""
+    """The sets, by name: a kind, SPLIT/KIND of a harder split, or sampled/KIND; `scenes` numbers the image of each
+    question."""
 
     sets: Mapping[str, Sequence[SceneQuestion]]
     sha256: str
@@ -65,6 +69,7 @@ def held_out_questions(share: float = 1.0) -> Questions:
     for split in (split for split in HARDER_SPLITS if split in get_args(Split)):
         wanted += [(f"{split}/{kind}", kind, split, n) for kind, n in HARDER.items()]
     sets = {name: held_out([kind], max(1, int(share * n)), split) for name, kind, split, n in wanted}
+    sets |= {name: sets[name.partition("/")[2]][: max(1, int(share * n))] for name, n in SAMPLED.items()}
     return Questions(sets, *_fingerprints(sets))
 
 
@@ -99,15 +104,15 @@ class Asker:
         self.style: Style = style
         self.in_front, self.example = in_front, example
 
-    def __call__(
-        self, questions: Sequence[SceneQuestion], images: Sequence[Image.Image] | None = None
-    ) -> list[Outcome]:
-        """Args:
-        images: shown instead of the questions' own.
-        """
-        shown = images or [question.image for question in questions]
-        requests = [self.request(question, image) for question, image in zip(questions, shown, strict=True)]
-        generated = self.backend.generate(requests, max_new_tokens=self.max_new_tokens, batch_size=BATCH)
+    def __call__(self, questions: Sequence[SceneQuestion], *, temperature: float = 0.0) -> list[Outcome]:
+        requests = [self.request(question, question.image) for question in questions]
+        generated = self.backend.generate(
+            requests,
+            max_new_tokens=self.max_new_tokens,
+            temperature=temperature,
+            batch_size=BATCH,
+            seeds=range(len(requests)) if temperature else None,
+        )
         return [self._outcome(question, one) for question, one in zip(questions, generated, strict=True)]
 
     def request(self, question: SceneQuestion, image: Image.Image) -> Request:
@@ -146,7 +151,7 @@ def measure(
     measures, outcomes = {}, {}
     for name, asked in questions.sets.items():
         report(name)
-        found = asker(asked)
+        found = asker(asked, temperature=float(name in SAMPLED))
         measures[name], outcomes[name] = summary(found), packed(found)
         if name == "relation" and asker.style == "grounded":
             measures["faithfulness"], outcomes["faithfulness"] = examine(asker, found[:EXAMINED])

@@ -23,7 +23,8 @@ def write_page(output: Path, docs: Path, study: Study) -> Path:
     Raises:
         DataError: there are no rows of the default arm and of the untrained model.
     """
-    found = Results(*results.read(output))
+    header, rows = results.read(output)
+    found = Results(header, results.of_study(rows, study))
     if DEFAULT not in found.rows or not any(arm.startswith("untrained/") for arm in found.rows):
         raise DataError(
             f"{output} has no rows of {DEFAULT} and the untrained model, which every table stands beside. Make them: "

@@ -75,6 +75,13 @@ def missing(rows: Iterable[Mapping[str, Any]], study: Study, jobs: Iterable[tupl
     return [(arm, seed) for arm, seed in jobs if not _is_of(done.get((arm.id, seed)), study, arm, seed)]
 
 
+def of_study(rows: Iterable[Row], study: Study) -> list[Row]:
+    """The rows of runs that the study has as it is now; failed ones too."""
+    arms = {arm.id: arm for arm in study.arms()}
+    known = [row for row in rows if row["arm"] in arms and row["seed"] in arms[row["arm"]].seeds]
+    return [row for row in known if _is_of(row, study, arms[row["arm"]], row["seed"])]
+
+
 def _is_of(row: Mapping[str, Any] | None, study: Study, arm: Arm, seed: int) -> bool:
     if row is None or row["method"] != arm.method:
         return False

@@ -47,12 +47,14 @@ class Group:
     """Arms that answer one question.
 
     Attributes:
-        default: what the default arm is called among them; None where it does not belong beside them.
+        against: the arm that they are held against, which stands first in their tables.
+        against_is: what that arm is called among them; None where it has no name of its own there.
     """
 
     name: str
     question: str
-    default: str | None
+    against: str
+    against_is: str | None
     arms: tuple[Arm, ...]
 
 
@@ -66,6 +68,11 @@ class Study:
     def arms(self) -> Iterator[Arm]:
         for group in self.groups:
             yield from group.arms
+
+    def held_against(self) -> dict[str, str]:
+        """By trained arm, the one that it is compared with."""
+        trained = [(group, arm) for group in self.groups for arm in group.arms if arm.method not in ASKED]
+        return {arm.id: group.against for group, arm in trained if arm.id != group.against}
 
     def jobs(self, only: Sequence[str] = (), seeds: Sequence[int] | None = None) -> list[tuple[Arm, int]]:
         """(arm, seed) of every run, by group, then seed, then arm, so that each arm of a group has its first early.
@@ -114,7 +121,8 @@ class _Group(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     question: str
-    default: str | None = None
+    against: str = DEFAULT
+    against_is: str | None = None
     seeds: int = Field(gt=0)
     arms: dict[str, dict[str, Any]]
 
@@ -137,10 +145,15 @@ def load_study(path: Path = STUDY) -> Study:
     except (OSError, yaml.YAMLError, TypeError, ValidationError) as error:
         raise RecipeError(f"{path} is no study: {error}") from error
     groups = [
-        Group(name, group.question, group.default, tuple(_arm(path, name, group, arm) for arm in group.arms))
+        Group(
+            name, group.question, group.against, group.against_is, tuple(_arm(path, name, group, a) for a in group.arms)
+        )
         for name, group in file.groups.items()
     ]
     study = Study(file.recipe, tuple(groups))
+    known = {arm.id for arm in study.arms()} | {DEFAULT}
+    if lost := [group for group in groups if group.against not in known]:
+        raise RecipeError(f"{path}: {lost[0].name} is held against {lost[0].against}, which is no arm of the study.")
     for arm in study.arms():
         study.recipe_of(arm, seed=0)
     return study

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 
-from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, against_default
-from benchmarks.lab.measuring import HARDER_SPLITS
+from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, compare
+from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
 from benchmarks.lab.study import DEFAULT, Arm, Group, Study
 from benchmarks.lab.target import checks
 
@@ -43,21 +43,21 @@ class Tables:
     @cached_property
     def comparisons(self) -> dict[tuple[str, tuple[str, ...]], Mapping[str, Comparison]]:
         """By measure and sets, then by arm."""
-        return {(name, sets): against_default(self.results, name, sets) for name, sets in COMPARED}
+        return {(name, sets): compare(self.results, name, sets, self.study.held_against()) for name, sets in COMPARED}
 
     def measured(self, group: Group) -> list[str]:
-        """The default arm and those of the group that have rows."""
-        own = [arm.id for arm in group.arms if arm.id in self.results.rows]
-        return list(dict.fromkeys([*([DEFAULT] if DEFAULT in self.results.rows else []), *own]))
+        """What the group is held against and its own arms, as far as they have rows."""
+        arms = [group.against, *(arm.id for arm in group.arms)]
+        return [arm for arm in dict.fromkeys(arms) if arm in self.results.rows]
 
     def name(self, arm: str, group: Group) -> str:
         """The arm as the rows call it, and what it is among the others of the group."""
-        said = f" {group.default}" if arm == DEFAULT and group.default else ""
+        said = f" {group.against_is}" if arm == group.against and group.against_is else ""
         return f"`{arm}`{said}"
 
     def answers(self, group: Group) -> str:
-        """Form and answers by kind, and how far they are from the default arm's."""
-        titles = ["arm", "seeds", "valid format", *PLAIN, "relation − default", "p", "count − default", "p"]
+        """Form and answers by kind, and how far they are from those of the arm in the first line."""
+        titles = ["arm", "seeds", "valid format", *PLAIN, "relation − first", "p", "count − first", "p"]
         columns: list[Column] = [
             lambda arm: str(len(self.results.rows[arm])),
             lambda arm: percent(self._all(arm, "valid_format").interval()),
@@ -68,16 +68,25 @@ class Tables:
         return self._table(titles, columns, group)
 
     def boxes(self, group: Group) -> str:
-        """Overlap, length, what the boxes are worth, and what it cost."""
-        titles = ["arm", "IoU", "F1@0.5", "tokens", "relation as asked", "boxes masked", "others masked"]
-        titles += ["wrong boxes in the chain", "boxes swapped", "groups that teach", "CPU s"]
+        """Overlap, and what the boxes are worth."""
+        titles = ["arm", "IoU", "F1@0.5", "relation as asked", "boxes masked", "others masked"]
+        titles += ["wrong boxes in the chain", "boxes swapped"]
         columns: list[Column] = [
             *(lambda arm, name=name: decimals(self._all(arm, name).interval()) for name in ("iou", "f1")),
-            lambda arm: f"{self._all(arm, 'tokens').mean:.0f}",
             *(self._faithful(name) for name in ("unchanged", "mask_predicted", "mask_random")),
             *(self._faithful(name) for name in ("wrong_boxes", "swapped_boxes")),
+        ]
+        return self._table(titles, columns, group)
+
+    def samples(self, group: Group) -> str:
+        """What samples at temperature 1 are like, and what training cost."""
+        titles = ["arm", "samples of valid format", "right samples", "tokens, greedy", "groups that teach"]
+        titles += ["trained in CPU s (clock)"]
+        columns: list[Column] = [
+            *(self._sampled(measure) for measure in ("valid_format", "correct")),
+            lambda arm: f"{self._all(arm, 'tokens').mean:.0f}",
             self._groups_that_teach,
-            self._cpu_seconds,
+            self._seconds,
         ]
         return self._table(titles, columns, group)
 
@@ -131,6 +140,9 @@ class Tables:
     def _accuracy(self, kind: str) -> Column:
         return lambda arm: percent(self.results.values(arm, "correct", [kind]).interval())
 
+    def _sampled(self, measure: str) -> Column:
+        return lambda arm: percent(self.results.values(arm, measure, list(SAMPLED)).interval())
+
     def _against(self, kind: str) -> list[Column]:
         found = self.comparisons["correct", (kind,)]
 
@@ -152,10 +164,11 @@ class Tables:
         known = [fmean(curve) for curve in curves if curve]
         return f"{100 * fmean(known):.0f} %" if known else NOTHING
 
-    def _cpu_seconds(self, arm: str) -> str:
+    def _seconds(self, arm: str) -> str:
         """Of training, in runs that were not interrupted."""
-        known = [row["train"]["cpu_seconds"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
-        return f"{fmean(known):.0f}" if known else NOTHING
+        known = [row["train"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
+        cpu, clock = ([one[name] for one in known] for name in ("cpu_seconds", "wall_seconds"))
+        return f"{fmean(cpu):.0f} ({fmean(clock):.0f})" if known else NOTHING
 
 
 def _said(arm: Arm) -> str:

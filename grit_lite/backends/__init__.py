@@ -22,6 +22,7 @@ from grit_lite.backends.configuration import find_family, read_configuration
 from grit_lite.boxes import BoxSpace, Size
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES
+from grit_lite.fitting import memory_explained
 from grit_lite.recipe import Recipe
 from grit_lite.tiny import WEIGHTS
 
@@ -148,14 +149,14 @@ class Backend(Protocol):
         """Write the adapter in PEFT's format, with its `grit_lite.json`."""
 
     def replace_adapter(self, folder: Path) -> None:
-        """Put a trained adapter of the same shape in the place of the one that is on the model."""
+        """Put a trained adapter of the same shape and settings in the place of the one that is on the model."""
 
     def fingerprints(self) -> dict[str, str | None]:
-        """The sha256 of `weights`, `adapter` (None without one) and `processor`, as they are in memory."""
+        """The sha256 of `weights`, `adapter` (None without one), `processor` and `configuration`, as in memory."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """Plain facts for `run.json`: model, device, dtype, parameters, versions."""
+        """Plain facts for `run.json`: model and revision (None in a folder), device, dtype, parameters, versions."""
         ...
 
 
@@ -257,15 +258,21 @@ def open_backend(recipe: Recipe, adapter: Path | None = None) -> Backend:
 
     Raises:
         ModelError: the model is nowhere to be found, or cannot be loaded on this machine.
+        OutOfMemory: it does not fit into what memory is free.
     """
     choice = import_libraries(recipe)
+    with memory_explained(recipe.model):
+        return _class_of(choice)(recipe, adapter, choice.reason)
+
+
+def _class_of(choice: Choice) -> Callable[[Recipe, Path | None, str], Backend]:
     if choice.name == "unsloth":
         from grit_lite.backends.unsloth import UnslothBackend
 
-        return UnslothBackend(recipe, adapter, choice.reason)
+        return UnslothBackend
     from grit_lite.backends.plain import PlainBackend
 
-    return PlainBackend(recipe, adapter, choice.reason)
+    return PlainBackend
 
 
 def verify_arguments(trainer: Any, expected: Mapping[str, Any]) -> None:

@@ -23,6 +23,7 @@ from grit_lite.boxes import Size
 from grit_lite.compat import ensure_torchvision_ops
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES, Family
+from grit_lite.fitting import is_out_of_memory
 from grit_lite.machine import find_gpu, number_format
 from grit_lite.recipe import Recipe
 
@@ -202,7 +203,7 @@ class LoadedModel(abc.ABC):
             self.model.load_adapter(folder, "default", torch_device=str(self.device))
 
     def fingerprints(self) -> dict[str, str | None]:
-        return fingerprints(self.model, self.processor)
+        return fingerprints(self.model, self.processor, self.end_tokens(), self.suppressed_tokens())
 
     def describe(self) -> dict[str, Any]:
         parameters = list(self.model.parameters())
@@ -210,8 +211,10 @@ class LoadedModel(abc.ABC):
             "backend": self.name,
             "backend_reason": self.reason,
             "model": self.recipe.model,
+            "revision": getattr(self.model.config, "_commit_hash", None) or self.recipe.revision,
             "family": self.spec.family,
             "box_space": str(self.spec.box_space),
+            "max_pixels": self.recipe.max_pixels,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             "dtype": str(self.dtype).removeprefix("torch."),
             "load_in_4bit": self.recipe.load_in_4bit,
@@ -384,6 +387,8 @@ def _explained_adapter(adapter: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"The adapter in {adapter} does not load on this model: {error}") from error
 
 
@@ -392,9 +397,9 @@ def explained(location: str) -> Iterator[None]:
     """Says in one message what a library reports about a model that cannot be loaded."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (OSError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         hint = (
             "The folder must hold config.json, *.safetensors and the processor's files."
             if Path(location).is_dir()

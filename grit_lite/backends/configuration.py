@@ -1,13 +1,20 @@
-"""A model's configuration, read before anything large: is it there, may it be had, is it of a known family?"""
+"""A model's configuration, read before anything large: is it there, may it be had, is it of a known family?
+
+And an adapter's, which says what its tensors are worth.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from grit_lite.errors import ModelError
 from grit_lite.families import FAMILIES, Family
 
-CONFIG = "config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+
+# Of PEFT's settings of an adapter: names, paths and versions, and whether it is being trained.
+_NOT_OF_THE_ADAPTER = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision"}
 
 
 def read_configuration(location: str, revision: str | None = None) -> dict[str, Any]:
@@ -49,6 +56,24 @@ def find_family(location: str, revision: str | None = None) -> Family:
         f"{location} is of the class '{kind}', which grit-lite does not know how to prompt.{hint} Known: {known}. "
         "A grit_lite.json in the model's folder can say which of them it is like."
     )
+
+
+def adapter_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of PEFT's settings of an adapter those that decide what its tensors do, what has no order in one order."""
+    return {
+        name: sorted(map(str, value)) if isinstance(value, set | list | tuple) else value
+        for name, value in values.items()
+        if name not in _NOT_OF_THE_ADAPTER
+    }
+
+
+def read_adapter_settings(folder: Path) -> dict[str, Any]:
+    """The same of an adapter in a folder; empty where they cannot be read, which is said once it is loaded."""
+    try:
+        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return adapter_settings(values) if isinstance(values, dict) else {}
 
 
 def _from_hub(name: str, revision: str | None) -> Path:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from grit_lite import __version__
 from grit_lite.backends import Backend, ModelSpec
 from grit_lite.errors import UsageError
 from grit_lite.evaluate.aggregates import Aggregate
@@ -23,7 +24,18 @@ from grit_lite.evaluate.gallery import keep_pictures, write_gallery
 from grit_lite.evaluate.judging import judge_rows
 from grit_lite.evaluate.question import Question, from_triplet
 from grit_lite.evaluate.rows import Row, row, scored_by, short_ending
-from grit_lite.evaluate.runner import SYSTEMS, WHOLE, Asked, Asking, Completions, Decoding, Progress, Shard, System
+from grit_lite.evaluate.runner import (
+    SYSTEMS,
+    WHOLE,
+    Asked,
+    Asking,
+    Completions,
+    Decoding,
+    Progress,
+    Shard,
+    System,
+    sampled_by,
+)
 from grit_lite.evaluate.summary import summarise, table
 from grit_lite.judge import Judge
 from grit_lite.run import replace_text, write_json
@@ -86,8 +98,13 @@ class Evaluation:
         self.settings: dict[str, Any] = {"systems": {}}
         self._parts: dict[str, _Part] = {}
 
-    def ask(self, backend: Backend, systems: Mapping[str, System], progress: Progress) -> None:
+    def ask(
+        self, backend: Backend, systems: Mapping[str, System], progress: Progress, adapter_from: str | None = None
+    ) -> None:
         """Ask one model as each of these systems.
+
+        Args:
+            adapter_from: what a reader knows the adapter's run by.
 
         Raises:
             OutOfMemory: not even one question at a time fits.
@@ -98,7 +115,8 @@ class Evaluation:
             for name, system in systems.items():
                 part = self._parts[name] = _Part(system, asking.prepare(self.questions, system), backend.spec)
                 asking.ask(part.asked, system, self.completions, self.shard, lambda *done, of=name: progress(of, *done))
-                self.settings["systems"][name] = asking.describe(system)
+                origin = {"adapter_from": adapter_from} if system.use_adapter else {}
+                self.settings["systems"][name] = {**asking.describe(system), **origin}
         if asking.at_once < self.batch_size:
             self.settings["halved_to_batch_size"] = asking.at_once
 
@@ -140,15 +158,15 @@ class Evaluation:
         asked = {**self._settings(systems), **({"judge": judged} if judged else {}), **(settings or {})}
         result = {"benchmark": name, "split": asked.get("split", ""), "n": len(self.questions), "settings": asked}
         result |= summarise(rows, aggregates)
-        keep_pictures(rows, self._first_image, self.folder, name)
+        keep_pictures(rows, self._images, self.folder, name)
         by_question = (row for together in zip(*rows.values(), strict=True) for row in together)
         lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in by_question)
         replace_text(self.folder / f"{name}.jsonl", "".join(lines))
         write_json(self.folder / f"{name}.json", result)
         return result
 
-    def _first_image(self, row: int) -> Image.Image:
-        return self.questions[row // self.decoding.draws].load_images()[0]
+    def _images(self, row: int) -> list[Image.Image]:
+        return self.questions[row // self.decoding.draws].load_images()
 
     def rows(self, system: str) -> list[Row]:
         """What a system that was asked said, read and scored; nothing is judged yet."""
@@ -164,6 +182,8 @@ class Evaluation:
             "decoding": "sampled" if sampled else "greedy",
             **({"temperature": self.decoding.temperature, "draws": self.decoding.draws} if sampled else {}),
             "prompts": {style: getattr(prompts, style) for style in ("direct", "grounded")},
+            "grit-lite": __version__,
+            "sampled_by": sampled_by(),
             "scored_by": scored_by(),
             **self.settings,
         }

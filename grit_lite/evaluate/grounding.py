@@ -1,24 +1,21 @@
 """The boxes of one completion against the gold ones: every number of the evaluation that is about pointing.
 
-`union_iou` is the paper's grounding IoU, in pixels of the original image. The script that was released with the paper
-leaves the boxes of Qwen models in pixels of the resized image; `released_union_iou` does the same, so that a number of
-the paper's Table 1 can be held against ours.
+`union_iou` is the paper's grounding IoU, in pixels of the original image, of the boxes of the reasoning. The script
+that was released with the paper reads boxes anywhere, and leaves those of Qwen models in pixels of the resized image;
+`released_union_iou` does the same, so that a number of the paper's Table 1 can be held against ours.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from grit_lite.answer import MAX_BOXES, GroundedAnswer
+from grit_lite.answer import FOUR_INTEGERS, MAX_BOXES, GroundedAnswer, parse
 from grit_lite.boxes import Box, BoxSpace, Numbers, Size, match, union_iou
-from grit_lite.rewards import FOUR_INTEGERS
 
 SAME_BOX = 0.5  # IoU from which on a matched pair counts as found
 
 # What `grounding` says of a row without gold boxes, where there is nothing to overlap.
-_NO_GOLD: Mapping[str, None] = dict.fromkeys(
-    ("union_iou", "union_iou_unscaled", "f1", "precision", "recall", "matched_iou")
-)
+_NO_GOLD: Mapping[str, None] = dict.fromkeys(("union_iou", "f1", "precision", "recall", "matched_iou"))
 
 
 def grounding(
@@ -33,7 +30,6 @@ def grounding(
 
     Returns:
         union_iou: of the union of the boxes with the union of the gold ones; arXiv 2505.15879, section 4.
-        union_iou_unscaled: the same with pixels of the resized image taken for pixels of the original one.
         f1, precision, recall: a box counts as found if its IoU with its partner is at least 0.5. Partners are
             one-to-one, by the Hungarian algorithm on the sum of IoUs. 0.0 without boxes.
         matched_iou: the mean IoU of partners over max(K, M) pairs, where a box without a partner counts as 0.
@@ -61,10 +57,8 @@ def _overlaps(
     boxes = [space.to_pixels(box, original=original, resized=resized) for box in written]
     overlaps = [overlap for _, _, overlap in match(boxes, gold)]
     found = sum(overlap >= SAME_BOX for overlap in overlaps)
-    scaled = union_iou(boxes, gold)
     return {
-        "union_iou": scaled,
-        "union_iou_unscaled": union_iou(written, gold) if space is BoxSpace.RESIZED_PIXELS else scaled,
+        "union_iou": union_iou(boxes, gold),
         "f1": 2 * found / (len(boxes) + len(gold)),
         "precision": found / len(boxes) if boxes else 0.0,
         "recall": found / len(gold),
@@ -103,12 +97,22 @@ def _released_unit(box: Numbers, space: BoxSpace, original: Size) -> Numbers:
     return [int(value * side / 1000) for value, side in zip(box, original * 2, strict=True)]
 
 
-def referred_box(answer: GroundedAnswer, space: BoxSpace, original: Size, resized: Size) -> Box | None:
+def referred_box(
+    answer: GroundedAnswer, space: BoxSpace, original: Size, resized: Size, said: str | None = None
+) -> Box | None:
     """The one box that answers "where is …?", in pixels of the original image; None if there is none.
 
     It is the first box of the answer; where the answer has none ("the left dog"), the first one of the reasoning. A
     model that lists several is taken at its first, as in the benchmarks of referring expressions.
+
+    Args:
+        said: what is taken for the answer, if not the text in its tag.
     """
-    in_answer = [box for box in answer.written if box.start >= answer.chain_start + len(answer.chain)]
-    named = (*in_answer, *answer.chain_boxes)
-    return space.to_pixels(named[0].numbers, original=original, resized=resized) if named else None
+    box = referred(answer, said)
+    return None if box is None else space.to_pixels(box, original=original, resized=resized)
+
+
+def referred(answer: GroundedAnswer, said: str | None = None) -> Numbers | None:
+    """The same as the model wrote it."""
+    in_answer = parse((answer.answer if said is None else said) or "").boxes
+    return next(iter((*in_answer, *(box.numbers for box in answer.chain_boxes))), None)

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def judge_rows(rows: Sequence[Row], judge: Judge | None) -> dict[str, Any]:
-    """Give the rows whose `scorer` is "judge" their `score`, `correct` and `correct_lenient`, in place.
+    """Give the rows whose `scorer` is "judge" their `score` and `correct`, in place.
 
     A row is judged by the rubric that its `facts` name, by right_or_wrong where they name none. Its score is in the
     range of the rubric; None, and so is `correct`, where the judge abstains. A row without an answer scores 0, where an
@@ -33,7 +33,7 @@ def judge_rows(rows: Sequence[Row], judge: Judge | None) -> dict[str, Any]:
     for row in mine:
         score = scores[id(row)]
         row["score"] = score
-        row["correct"] = row["correct_lenient"] = None if score is None else score >= _rubric(row).right_from
+        row["correct"] = None if score is None else score >= _rubric(row).right_from
     facts = judge.facts() if isinstance(judge, Endpoint) else {}
     return {**facts, "rows": len(mine), "abstained_rows": list(scores.values()).count(None)} if mine else {}
 

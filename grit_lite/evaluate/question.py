@@ -21,7 +21,7 @@ class Question:
     Args:
         id: unique in the benchmark, stable, safe as a file name.
         text: what is asked, with the choices and the hint that the benchmark itself gives.
-        gold: the answer; several that are right alike are separated by "|".
+        gold: the answer; several that are right alike are separated by "|", unless it is one of the choices.
         images: files, the bytes of files, or pictures that were never one; read them with `load_images`.
         size: (width, height) of the first image, upright.
         scorer: a name of `scorers.SCORERS`; "rule" is the one that the gold answer calls for; "judge".

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite import answer, boxes, scorers
-from grit_lite.answer import has_valid_format, parse
+from grit_lite.answer import GroundedAnswer, has_valid_format, parse
 from grit_lite.backends import Generated, ModelSpec
-from grit_lite.evaluate.grounding import grounding
+from grit_lite.boxes import Numbers, Size
+from grit_lite.evaluate.grounding import grounding, referred, referred_box, released_union_iou
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.runner import Asked
 
@@ -21,13 +22,14 @@ _TAGS = ("<think>", "</think>", "<rethink>", "</rethink>", "<answer>", "</answer
 def row(system: str, style: str, asked: Asked, completion: Generated, spec: ModelSpec) -> Row:
     """One row, with every score that the summary is made of. What has no score, because nobody judged it, has None."""
     question, read = asked.question, parse(completion.text)
-    written = [box.numbers for box in read.chain_boxes]  # good or bad: a bad one is meant to cost
-    found = [spec.box_space.to_pixels(box, original=question.size, resized=completion.resized) for box in written]
+    sizes = {"original": question.size, "resized": completion.resized}
+    written = pointed_at(question, read)
+    found = [spec.box_space.to_pixels(box, **sizes) for box in written]
     predicted = read.answer
     if predicted is None and style == "direct":
         predicted = completion.text.strip()
     lenient = predicted if predicted is not None else short_ending(completion.text)
-    score, lenient_score = (score_of(question, text) for text in (predicted, lenient))
+    score, lenient_score = (score_of(question, text, read, spec, completion.resized) for text in (predicted, lenient))
     return {
         "system": system,
         "id": question.id,
@@ -37,6 +39,7 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
         "question": question.text,
         "gold": question.gold,
         "facts": dict(question.facts),
+        "images": len(question.images),
         "size": list(question.size),
         "prompt": asked.prompt,
         "completion": completion.text,
@@ -48,18 +51,39 @@ def row(system: str, style: str, asked: Asked, completion: Generated, spec: Mode
         "correct": None if score is None else score >= 1,
         "correct_lenient": None if lenient_score is None else lenient_score >= 1,
         "valid_format": has_valid_format(read),
-        **grounding(written, question.boxes, spec.box_space, question.size, completion.resized),
+        **grounding(written, question.boxes, spec.box_space, **sizes),
+        "union_iou_released": released_union_iou(completion.text, question.boxes, spec.box_space, question.size),
         "tokens": completion.tokens,
         "finished": completion.finished,
         "key": asked.key,
     }
 
 
-def score_of(question: Question, predicted: str | None) -> float | None:
-    """What an answer is worth, from 0 to 1; None where that is for a judge to say."""
+def pointed_at(question: Question, read: GroundedAnswer) -> list[Numbers]:
+    """The boxes that are held against the gold ones, as the model wrote them, good or bad: a bad one is meant to cost.
+
+    Those of the reasoning; where a box is what was asked for, also the one that answers, unless it is one of them.
+    """
+    written: list[Numbers] = [box.numbers for box in read.chain_boxes]
+    answered = referred(read) if question.scorer == "box" else None
+    return written if answered is None or answered in written else [*written, answered]
+
+
+def score_of(
+    question: Question, said: str | None, read: GroundedAnswer, spec: ModelSpec, resized: Size
+) -> float | None:
+    """What an answer is worth, from 0 to 1; None where that is for a judge to say.
+
+    Args:
+        said: what is taken for the answer of `read`; None if there is none.
+        resized: (width, height) of what the model saw, which the unit of its boxes may depend on.
+    """
     if question.scorer == "judge":
         return None
-    return scorers.score(question.scorer, predicted, question.gold, question.facts)
+    facts = question.facts
+    if question.scorer == "box":
+        facts = {**facts, "box": referred_box(read, spec.box_space, question.size, resized, said)}
+    return scorers.score(question.scorer, said, question.gold, facts)
 
 
 def short_ending(text: str) -> str | None:

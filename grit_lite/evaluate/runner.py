@@ -1,10 +1,10 @@
 """Asking: every question put to every system, once.
 
 A completion is kept in a file as soon as its batch is done, under a key that is a hash of everything it depends on: the
-model's weights, adapter and processor as they are in memory, the rendered prompt, the images, and how it is decoded. So
-an evaluation that was interrupted goes on where it was, and one of a model that has changed asks again, whatever the
-folder and the names are. Scores are no part of it: they are made anew from the completions every time, because that
-takes no time, so that no score is ever older than the code.
+model's weights, adapter, processor and configuration as they are in memory, the code that samples, the rendered prompt,
+the images, and how it is decoded. So an evaluation that was interrupted goes on where it was, and one of a model that
+has changed asks again, whatever the folder and the names are. Scores are no part of it: they are made anew from the
+completions every time, because that takes no time, so that no score is ever older than the code.
 
 Batches are cut from all questions before it is seen which of them are known already, and are asked whole. A model may
 round differently in another batch; this way there never is another one, after an interruption or in a shard.
@@ -18,20 +18,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from filelock import FileLock, Timeout
 
+from grit_lite import fitting
 from grit_lite.backends import Backend, Generated, Request
 from grit_lite.errors import OutOfMemory, UsageError
 from grit_lite.evaluate.question import Question
 from grit_lite.fitting import halving, is_out_of_memory
 from grit_lite.run import read_rows
 
+Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]  # told (system, questions done, questions in all) after each batch
 
 # What else a completion depends on, of what a backend says of itself.
 _GENERATOR = ("backend", "device", "dtype", "load_in_4bit", "engine", "versions")
+
+# The code that makes a completion of a prompt and its images; see `sampled_by`.
+_SAMPLING = (
+    "triplets/images.py",
+    "families.py",
+    "vlm.py",
+    "packing.py",
+    "rollout.py",
+    "engine.py",
+    "backends/common.py",
+    "backends/plain.py",
+    "backends/unsloth.py",
+)
 
 
 class System(NamedTuple):
@@ -84,11 +99,12 @@ WHOLE = Shard()
 
 
 class Asked(NamedTuple):
-    """A question as one system is asked it, for the `draw`-th time."""
+    """A question as one system is asked it, for the `draw`-th time; `seed` is what that begins from, None if greedy."""
 
     question: Question
     draw: int
     prompt: str
+    seed: int | None
     key: str
 
 
@@ -166,7 +182,9 @@ class Asking:
         self.batch_size = self.at_once = batch_size
         # How much of it could be trained changes when an adapter is switched off and on, and nothing else does.
         self.said = {name: fact for name, fact in backend.describe().items() if name != "trainable"}
-        self.identity = {**backend.fingerprints(), "generator": {name: self.said.get(name) for name in _GENERATOR}}
+        self.fingerprints = backend.fingerprints()
+        generator = {name: self.said.get(name) for name in _GENERATOR}
+        self.identity = {**self.fingerprints, "generator": generator, "sampled_by": sampled_by()}
 
     def prepare(self, questions: Sequence[Question], system: System) -> list[Asked]:
         """Every question as it will be asked, in order, its draws one after the other."""
@@ -174,12 +192,13 @@ class Asking:
         prompts = [render(question.text, style=system.style) for question in questions]
         hashes = [question.image_hashes() for question in questions]
         identity = {**self.identity, **({} if system.use_adapter else {"adapter": None})}
-        return [
-            Asked(question, draw, prompt, key(identity, prompt, images, self.decoding, draw))
-            for (question, prompt, images), draw in product(
-                zip(questions, prompts, hashes, strict=True), range(self.decoding.draws)
-            )
-        ]
+        asked = []
+        for (question, prompt, images), draw in product(
+            zip(questions, prompts, hashes, strict=True), range(self.decoding.draws)
+        ):
+            begins = seed(question, draw) if self.decoding.temperature else None
+            asked.append(Asked(question, draw, prompt, begins, key(identity, prompt, images, self.decoding, begins)))
+        return asked
 
     def ask(
         self,
@@ -206,10 +225,9 @@ class Asking:
 
     def describe(self, system: System) -> dict[str, Any]:
         """Which model, by its hashes, and which prompt."""
-        identity = {name: self.identity[name] for name in ("weights", "adapter", "processor")}
         without = {} if system.use_adapter else {"adapter": None}
         prompt = getattr(self.backend.spec.prompts, system.style)
-        return {"model": self.said, **identity, **without, "prompt": prompt}
+        return {"model": self.said, **self.fingerprints, **without, "prompt": prompt}
 
     def _generate(self, batch: Sequence[Asked], system: System) -> list[Generated]:
         requests = [Request(tuple(one.question.load_images()), one.prompt) for one in batch]
@@ -218,7 +236,7 @@ class Asking:
             max_new_tokens=self.decoding.max_new_tokens,
             use_adapter=system.use_adapter,
             temperature=self.decoding.temperature,
-            seeds=[seed(one) for one in batch] if self.decoding.temperature else None,
+            seeds=[one.seed for one in batch if one.seed is not None] or None,
         )
 
     def generate(self, requests: Sequence[Request], **options: Any) -> list[Generated]:
@@ -227,28 +245,53 @@ class Asking:
         Raises:
             OutOfMemory: not even one question at a time fits.
         """
-        try:
-            generated, self.at_once = halving(
-                lambda size: self.backend.generate(requests, batch_size=size, **options), self.at_once
-            )
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemory(
-                f"The evaluation did not fit into memory, not even one question at a time: {error}\nEnd other programs "
-                "that use this memory, or lower max_pixels or max_completion_tokens in the recipe."
-            ) from error
+        generated, self.at_once = within_memory(
+            lambda size: self.backend.generate(requests, batch_size=size, **options), self.at_once
+        )
         return generated
 
 
-def key(identity: Mapping[str, Any], prompt: str, images: Sequence[str], decoding: Decoding, draw: int) -> str:
-    """The sha256 of all that a completion depends on."""
-    parts = {"model": identity, "prompt": prompt, "images": images, "decoding": asdict(decoding), "draw": draw}
+def within_memory(ask: Callable[[int], Result], at_once: int) -> tuple[Result, int]:
+    """What `ask` returns, told how many questions to ask at a time, halved until they fit, and how many did.
+
+    Raises:
+        OutOfMemory: not even one question at a time fits.
+    """
+    try:
+        return halving(ask, at_once)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"The evaluation did not fit into memory, not even one question at a time: {error}\nEnd other programs "
+            "that use this memory, or lower max_pixels or max_completion_tokens in the recipe."
+        ) from error
+
+
+def key(
+    identity: Mapping[str, Any], prompt: str, images: Sequence[str], decoding: Decoding, seed: int | None = None
+) -> str:
+    """The sha256 of all that a completion depends on.
+
+    Questions that ask the same of the same images share a greedy completion; a sampled one begins from its own seed.
+    """
+    parts = {"model": identity, "prompt": prompt, "images": images, "decoding": asdict(decoding), "seed": seed}
     del parts["decoding"]["draws"]  # how many others there are is all the same to it
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def seed(asked: Asked) -> int:
+def seed(question: Question, draw: int) -> int:
     """What a draw of a question begins from; the same for every system, so that they differ in nothing else."""
-    digest = hashlib.sha256(f"{asked.question.id} {asked.draw}".encode()).digest()
+    digest = hashlib.sha256(f"{question.id} {draw}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+def sampled_by() -> str:
+    """The sha256 of the code of ours that makes a completion of a prompt and its images.
+
+    It stands in the keys in the place of a version of this package, which stays the same while somebody works on that
+    code, and changes with releases that sample as before. An edit that changes no completion asks again: that costs
+    time, and is never wrong. The libraries are in the keys by their versions.
+    """
+    package = Path(str(fitting.__file__)).parent
+    return hashlib.sha256(b"".join((package / name).read_bytes() for name in _SAMPLING)).hexdigest()

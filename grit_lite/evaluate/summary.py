@@ -10,15 +10,16 @@ from rich.table import Table
 
 from grit_lite.answer import plain
 from grit_lite.evaluate import statistics
-from grit_lite.evaluate.aggregates import Aggregate, resampled
+from grit_lite.evaluate.aggregates import Aggregate
 from grit_lite.evaluate.statistics import Cell
+from grit_lite.pages.table import p_of, verdict
 
 Row = Mapping[str, Any]
 
 _SHARES = ("accuracy", "accuracy_lenient")
 _COLUMN = {"accuracy": "correct", "accuracy_lenient": "correct_lenient"}
 # Of boxes: `grounding` says what each is. What a row does not have is left out.
-_MEANS = ("union_iou", "f1", "matched_iou", "union_iou_unscaled", "n_boxes", "off_image_rate", "tokens")
+_MEANS = ("union_iou", "f1", "matched_iou", "union_iou_released", "n_boxes", "off_image_rate", "tokens")
 _FORM = ("valid_format", "without_box")
 _COMPARED = ("valid_format", "union_iou", "f1", "matched_iou")
 
@@ -30,7 +31,7 @@ def summarise(rows: Mapping[str, Sequence[Row]], aggregates: Sequence[Aggregate]
 
     Args:
         rows: by system, every system with the same questions and draws in the same order.
-        aggregates: numbers over many rows that are no mean.
+        aggregates: numbers over many rows beside their accuracy.
     """
     *others, last = rows
     paired = [difference for other in others for difference in _compare(rows, last, other)]
@@ -61,17 +62,27 @@ def _failures(rows: Sequence[Row]) -> dict[str, int]:
 def _system(rows: Sequence[Row], aggregates: Sequence[Aggregate]) -> dict[str, Any]:
     cells: dict[str, Any] = {
         measure: {name: _cell(part, _COLUMN[measure], statistics.share) for name, part in _by_dataset(rows).items()}
-        for measure in _SHARES
+        for measure in _shares(rows)
     }
     cells |= {measure: _cell(rows, measure, statistics.share) for measure in _FORM if measure in rows[0]}
     cells |= {measure: _cell(rows, measure, statistics.mean_interval) for measure in _MEANS if measure in rows[0]}
     return cells | {aggregate.name: _aggregate(rows, aggregate) for aggregate in aggregates}
 
 
+def _shares(rows: Sequence[Row]) -> list[str]:
+    """Right answers, and leniently where some row has that of its own: a judge is asked about the answer alone."""
+    return [name for name in _SHARES if name == "accuracy" or any(row[_COLUMN[name]] is not None for row in rows)]
+
+
 def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """All rows under 'all', then the rows of each dataset under its name."""
+    """All rows under 'all', then the rows of each dataset under its name, if there are several."""
+    return {"all": list(rows), **{name: [row for row in rows if row["dataset"] == name] for name in _parts(rows)}}
+
+
+def _parts(rows: Sequence[Row]) -> list[str]:
+    """The datasets, if there are several: a single one would be counted, tested and shown twice."""
     names = sorted({row["dataset"] for row in rows})
-    return {"all": list(rows), **{name: [row for row in rows if row["dataset"] == name] for name in names}}
+    return names if len(names) > 1 else []
 
 
 def _cell(rows: Sequence[Row], column: str, interval: Callable[..., Cell]) -> dict[str, Any]:
@@ -87,48 +98,22 @@ def _spread(values: Sequence[float], draws: Sequence[int]) -> dict[str, Any]:
     return {"draws": means, "spread": float(np.std(means, ddof=1))} if len(means) > 1 else {}
 
 
-def _sums(rows: Sequence[Row], aggregate: Aggregate) -> tuple[np.ndarray, list[Hashable]]:
-    """(n, k) statistics, and their clusters: rows belong together within a draw only."""
-    draws = sorted({row.get("draw", 0) for row in rows})
-    parts = [[row for row in rows if row.get("draw", 0) == draw] for draw in draws]
-    clusters = [_cluster(row) for part in parts for row in part]
-    return np.concatenate([aggregate.statistics(part) for part in parts]), clusters
-
-
 def _aggregate(rows: Sequence[Row], aggregate: Aggregate) -> dict[str, Any]:
-    brought, clusters = _sums(rows, aggregate)
-    value = float(aggregate.value(brought.sum(0)))
-    return _with_interval(value, _drawn(aggregate, brought, clusters), len(rows))
-
-
-def _drawn(aggregate: Aggregate, brought: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-    return aggregate.value(resampled(brought, clusters, statistics.RESAMPLES, statistics.SEED))
-
-
-def _with_interval(value: float, drawn: np.ndarray, n: int) -> dict[str, Any]:
-    if np.isnan(value):
-        return Cell(None, None, None, n)._asdict()
-    if np.isnan(drawn).any():  # not every sample of so few clusters has a value
-        return Cell(value, None, None, n)._asdict()
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Cell(value, float(low), float(high), n)._asdict()
+    return aggregate.cell(rows, [_cluster(row) for row in rows])._asdict()
 
 
 def _compare_aggregate(
     rows: Mapping[str, Sequence[Row]], of: str, against: str, aggregate: Aggregate
 ) -> dict[str, Any]:
-    (a, clusters), (b, _) = (_sums(rows[system], aggregate) for system in (of, against))
-    value = float(aggregate.value(a.sum(0)) - aggregate.value(b.sum(0)))
-    drawn = _drawn(aggregate, a, clusters) - _drawn(aggregate, b, clusters)
-    cell = _with_interval(value, drawn, len(rows[of]))
+    clusters = [_cluster(row) for row in rows[of]]
     names = {"metric": aggregate.name, "dataset": "all", "of": of, "against": against}
-    return {**names, "difference": cell.pop("value"), **cell}
+    return {**names, **aggregate.difference(rows[of], rows[against], clusters)._asdict()}
 
 
 def _compare(rows: Mapping[str, Sequence[Row]], of: str, against: str) -> list[dict[str, Any]]:
     """Every paired difference of two systems; those of shares also carry McNemar's p."""
-    datasets = ["all", *sorted({row["dataset"] for row in rows[of]})]
-    measures = [(measure, _COLUMN[measure], dataset) for measure in _SHARES for dataset in datasets]
+    datasets = ["all", *_parts(rows[of])]
+    measures = [(measure, _COLUMN[measure], dataset) for measure in _shares(rows[of]) for dataset in datasets]
     measures += [(measure, measure, "all") for measure in _COMPARED if measure in rows[of][0]]
     return [
         {"metric": measure, "dataset": dataset, "of": of, "against": against}
@@ -196,14 +181,21 @@ def table(result: Mapping[str, Any]) -> Table:
     for metric, dataset in _lines(systems):
         cells = {system: value[metric][dataset] if dataset else value[metric] for system, value in systems.items()}
         shown = [_shown(cell, metric, system) for system, cell in cells.items()]
-        difference = _shown_difference(result["paired"], metric, dataset or "all", other)
+        difference = _shown_difference(result["paired"], metric, dataset or "all", other, cells[last]["n"])
         grid.add_row(_label(metric, dataset), *shown, difference)
     return grid
 
 
+_PAIRED = (
+    "Paired: on the same questions, shares in percentage points; coloured where better or worse is shown. p: "
+    "McNemar's, corrected for all of the table (Holm). min: the smallest difference that would be shown four times in "
+    "five. A dash for the interval: fewer than ten images, or none that differs."
+)
+
+
 def _caption(result: Mapping[str, Any]) -> str:
     lines = ["Below each number its 95 % interval, and the rows behind it."]
-    lines += ["Paired: on the same questions, shares in percentage points."]
+    lines += [_PAIRED]
     if (shared := result["clusters"]) < result["n"]:
         lines += [f"The {result['n']} questions are about {shared} images, which the intervals know."]
     lines += [said for name, counts in result["failures"].items() if (said := _failed(name, counts))]
@@ -248,15 +240,23 @@ def _shown(cell: Mapping[str, Any], metric: str, system: str) -> str:
     return f"{value}{unit}\n[dim]{low}–{high}\nn {cell['n']}[/]"
 
 
-def _shown_difference(paired: Sequence[Mapping[str, Any]], metric: str, dataset: str, other: str | None) -> str:
+def _shown_difference(paired: Sequence[Mapping[str, Any]], metric: str, dataset: str, other: str | None, n: int) -> str:
+    """The difference over its interval, its p, what could have been seen, and its n where that is not the line's."""
     against = other or ("base" if metric in _NOT_ASKED_DIRECTLY else "base_direct")
     wanted = {"metric": metric, "dataset": dataset, "against": against}
     row = next((row for row in paired if wanted.items() <= row.items()), None)
-    if row is None or row["low"] is None:
+    if row is None or row["difference"] is None:
         return "–"
-    colour = "green" if row["low"] > 0 else "red" if row["high"] < 0 else "default"
-    difference, low, high = (_written(row[key], metric, sign="+") for key in ("difference", "low", "high"))
-    return f"[{colour}]{difference}[/]\n[dim]{low}…{high}\nn {row['n']}[/]"
+    colour = {"better": "green", "worse": "red"}.get(verdict(row), "default")
+    low, high = (_written(row[key], metric, sign="+") for key in ("low", "high"))
+    small = [
+        "–" if row["low"] is None else f"{low}…{high}",
+        p_of(row),
+        f"min {_written(row['detectable'], metric)}" if row.get("detectable") is not None else "",
+        f"n {row['n']}" if row["n"] != n else "",
+    ]
+    below = "\n".join(filter(None, small))
+    return f"[{colour}]{_written(row['difference'], metric, sign='+')}[/]\n[dim]{below}[/]"
 
 
 _IN_PERCENT = (*_SHARES, *_FORM)

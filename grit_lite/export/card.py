@@ -154,7 +154,7 @@ def table(result: Mapping[str, Any]) -> list[list[str]]:
     for line in lines(result):
         label = f"· {line.label}" if line.part else line.label
         cells = [_cell(value, interval) for value, interval in line.cells]
-        differences = [_cell(value, interval) for value, interval, _ in line.differences]
+        differences = [_cell(gap.value, gap.interval) for gap in line.differences]
         rows.append([f"{label} ({line.note})" if line.note else label, *cells, *differences])
     return [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
 

@@ -32,6 +32,7 @@ __all__ = [
     "can_rate",
     "judge_of",
     "open_judge",
+    "proven",
     "rate",
     "stated_score",
 ]
@@ -56,6 +57,17 @@ def open_judge(name: str, *, budget: int | None = None, seconds: float = 60.0) -
     if name == NONE:
         return None
     return by_rules if name == RULES else from_environment(name, budget=budget, seconds=seconds)
+
+
+def proven(judge: Judge | None) -> Judge | None:
+    """The judge; an endpoint has passed its canaries.
+
+    Raises:
+        JudgeError: it is wrong where right and wrong are plain, or it does not answer.
+    """
+    if isinstance(judge, Endpoint):
+        judge.prove()
+    return judge
 
 
 def by_rules(question: str, gold: str, predicted: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from grit_lite.answer import GroundedAnswer, has_valid_format, parse
+from grit_lite.answer import GroundedAnswer, has_valid_format, parse, plain
 from grit_lite.backends import Backend, Generated, Request
 from grit_lite.errors import DataError, OutOfMemory
 from grit_lite.evaluate import SYSTEMS
@@ -53,6 +53,44 @@ def _upright(image: Any, where: str) -> Image.Image:
         return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, AttributeError) as error:
         raise DataError(f"{where} has an image that cannot be read: {error}") from error
+
+
+def not_followed(wanted: Sequence[Mapping[str, Any]], limit: int) -> list[str]:
+    """What the tasks want of generation and do not get, a sentence or two each.
+
+    Args:
+        wanted: their `generation_kwargs`.
+        limit: tokens of a completion here.
+    """
+    said = []
+    if lengths := {length for one in wanted if (length := one.get("max_new_tokens")) not in (None, limit)}:
+        said.append(
+            f"The tasks allow {', '.join(map(str, sorted(lengths)))} new tokens, which is about a bare answer. "
+            f"grit_lite writes its reasoning before it and stops at {limit}: max_new_tokens in --model_args."
+        )
+    if any(one.get("do_sample") or one.get("temperature") or (one.get("num_beams") or 1) > 1 for one in wanted):
+        said.append("The tasks ask for sampling or beams. grit_lite decodes greedily.")
+    if ends := sorted({plain(repr(end)) for one in wanted for end in _texts(one.get("until"))}):
+        said.append(
+            f"The tasks end an answer at {', '.join(ends)} (until), which may stand in the midst of reasoning. "
+            "grit_lite ends where the model does, and hands over the whole of what it wrote in <answer>."
+        )
+    return said
+
+
+def _texts(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or ())
+
+
+def missing(rows: Sequence[Row], completions: Path) -> str:
+    """What is missing in rows, where something is."""
+    empty, cut = sum(not row["answer"] for row in rows), sum(not row["finished"] for row in rows)
+    if not empty and not cut:
+        return ""
+    return (
+        f"grit_lite: {empty} of {len(rows)} completions have no answer, and an empty one was handed over; {cut} were "
+        f"cut off at the limit. All of them, with prompts and boxes: {plain(str(completions))}"
+    )
 
 
 class Answering:

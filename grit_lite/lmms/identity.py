@@ -8,13 +8,14 @@ is answered.
 import hashlib
 from pathlib import Path
 
-from grit_lite import __version__
 from grit_lite.backends import find_spec, model_location
 from grit_lite.chat import Chosen, find_model
 from grit_lite.errors import ModelError, UsageError
 from grit_lite.evaluate import SYSTEMS
-
-_KEPT_OUT = {".md", ".png", ".html"}  # of a model's folder; nothing that an answer depends on
+from grit_lite.evaluate.rows import scored_by
+from grit_lite.evaluate.runner import sampled_by
+from grit_lite.lmms import answering
+from grit_lite.run import contents
 
 
 def model_args(target: str, system: str | None = None, max_new_tokens: int | None = None) -> str:
@@ -75,32 +76,31 @@ def weights_name(chosen: Chosen) -> str:
     The letter is there because lmms-eval reads arguments like 12345678 and 1e5 as numbers.
     """
     recipe = chosen.recipe
-    digest = hashlib.sha256(f"grit-lite {__version__}\n".encode())
+    digest = hashlib.sha256(_code().encode())
     settings = (recipe.dtype, recipe.load_in_4bit, recipe.max_pixels, recipe.max_completion_tokens)
     digest.update(repr(settings).encode())
     digest.update(repr(find_spec(recipe, chosen.adapter)).encode())
-    digest.update(_contents(model_location(recipe.model), recipe.revision))
+    digest.update(_contents_or_commit(model_location(recipe.model), recipe.revision))
     if chosen.adapter:
-        digest.update(_hash_folder(chosen.adapter))
+        digest.update(contents(chosen.adapter).encode())
     return f"w{digest.hexdigest()[:16]}"
 
 
-def _contents(location: str, revision: str | None) -> bytes:
+def _code() -> str:
+    """The hashes of the code that a completion is made by, and that makes the answer of it which is handed over.
+
+    Not the version of the package, which stays the same while somebody works on that code.
+    """
+    return f"{sampled_by()} {scored_by()} {hashlib.sha256(Path(answering.__file__).read_bytes()).hexdigest()}"
+
+
+def _contents_or_commit(location: str, revision: str | None) -> bytes:
     """The hash of a folder; of a name on the hub, the commit that it stands for."""
     if Path(location).is_dir():
-        return _hash_folder(Path(location))
+        return contents(Path(location)).encode()
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(location, "config.json", revision=revision)).parent.name.encode()
     except OSError as error:
         raise ModelError(f"Which version of {location} is meant cannot be found out: {error}") from error
-
-
-def _hash_folder(folder: Path) -> bytes:
-    """The sha256 of the files of a folder, with their names."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix not in _KEPT_OUT):
-        with path.open("rb") as file:
-            digest.update(f"{path.name}\n".encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.digest()

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite import processes
-from grit_lite.answer import plain
 from grit_lite.backends import open_backend
 from grit_lite.chat import Chosen, find_model
 from grit_lite.errors import ModelError, UsageError
-from grit_lite.lmms.answering import Answering, Asked, Row, read_messages
+from grit_lite.lmms.answering import Answering, Asked, missing, not_followed, read_messages
 from grit_lite.lmms.identity import check_weights, choose_system
 
 try:
@@ -72,9 +71,10 @@ class GritLite(lmms):
     def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         """The extracted answer of each request, empty where a completion has none."""
         assert self._answering is not None, "lmms-eval asks nothing after clean()"
-        self._say_what_is_not_followed([request.args[2] for request in requests])
+        self._say_once(not_followed([request.args[2] for request in requests], self._answering.max_new_tokens))
         rows = [row for batch in self._batches(requests) for row in self._answering(batch)]
-        self._say_what_is_missing(rows)
+        if said := missing(rows, self._answering.completions):
+            logger.warning(said)
         return [GenerationResult(row["answer"] or "", TokenCounts(output_tokens=row["tokens"])) for row in rows]
 
     def loglikelihood(self, requests: Sequence[Instance]) -> Any:
@@ -98,30 +98,11 @@ class GritLite(lmms):
         _, doc_to_messages, _, document, task, split = request.args
         return read_messages(task, document, doc_to_messages(self.task_dict[task][split][document]))
 
-    def _say_what_is_not_followed(self, wanted: Sequence[dict[str, Any]]) -> None:
-        limit = self._answering.max_new_tokens if self._answering else 0
-        lengths = {length for one in wanted if (length := one.get("max_new_tokens")) not in (None, limit)}
-        if lengths:
-            self._say_once(
-                f"The tasks allow {', '.join(map(str, sorted(lengths)))} new tokens, which is about a bare answer. "
-                f"grit_lite writes its reasoning before it and stops at {limit}: max_new_tokens in --model_args."
-            )
-        if any(one.get("do_sample") or one.get("temperature") or (one.get("num_beams") or 1) > 1 for one in wanted):
-            self._say_once("The tasks ask for sampling or beams. grit_lite decodes greedily.")
-
-    def _say_what_is_missing(self, rows: Sequence[Row]) -> None:
-        missing = sum(not row["answer"] for row in rows)
-        cut = sum(not row["finished"] for row in rows)
-        file = self._answering.completions if self._answering else None
-        logger.warning(
-            f"grit_lite: {missing} of {len(rows)} completions have no answer, and an empty one was handed over; {cut} "
-            f"were cut off at the limit. All of them, with prompts and boxes: {plain(str(file))}"
-        )
-
-    def _say_once(self, text: str) -> None:
-        if text not in self._said:
-            logger.warning(text)
-        self._said.add(text)
+    def _say_once(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            if text not in self._said:
+                logger.warning(text)
+            self._said.add(text)
 
 
 def _refuse_several_processes() -> None:

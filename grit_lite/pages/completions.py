@@ -9,7 +9,7 @@ import functools
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,21 +38,34 @@ _TAG = re.compile(r"</?(?:think|rethink|answer)>")
 
 
 def pieces(completion: str, boxes: Sequence[Box]) -> list[Piece]:
-    """A completion cut where its look changes: `boxes` are the drawn ones, in pixels of the picture."""
-    text = plain(completion[:TEXT_LIMIT])
-    written = parse(text).written[: 2 * BOX_LIMIT]
-    numbers = _box_numbers([box.numbers for box in written], boxes)
+    """A completion cut where its look changes: `boxes` are the drawn ones, in pixels of the picture.
+
+    Behind `TEXT_LIMIT` characters only the drawn boxes are shown that were not written before.
+    """
+    whole = plain(completion)
+    text, written = whole[:TEXT_LIMIT], parse(whole).written
+    numbers = _box_numbers(list(dict.fromkeys(box.numbers for box in written))[: 2 * BOX_LIMIT], boxes)
     spans = [(match.start(), match.end(), "tag", None) for match in _TAG.finditer(text)]
-    spans += [(box.start, box.end, "box", numbers.get(box.numbers)) for box in written]
+    inside = [box for box in written[: 2 * BOX_LIMIT] if box.end <= TEXT_LIMIT]
+    spans += [(box.start, box.end, "box", numbers.get(box.numbers)) for box in inside]
     cut, place = [], 0
     for start, end, kind, box in sorted(spans, key=lambda span: span[:2]):
         if start >= place:
             cut += [Piece(text[place:start], "text"), Piece(text[start:end], kind, box)]
             place = end
     cut.append(Piece(text[place:], "text"))
-    if len(completion) > TEXT_LIMIT:
-        cut.append(Piece(f" … and {len(completion) - TEXT_LIMIT:,} characters more", "tag"))
+    if len(whole) > TEXT_LIMIT:
+        cut.append(Piece(f" … and {len(whole) - TEXT_LIMIT:,} characters more", "tag"))
+        cut += _left_out(numbers, {piece.box for piece in cut})
     return [piece for piece in cut if piece.text]
+
+
+def _left_out(numbers: Mapping[tuple[float, ...], int], shown: Set[int | None]) -> Iterator[Piece]:
+    """The boxes among `numbers` that no piece shows, in the numbers that were written."""
+    missing = {number: box for box, number in numbers.items() if number not in shown}
+    for place, number in enumerate(sorted(missing)):
+        yield Piece(", " if place else ", with ", "tag")
+        yield Piece(f"[{', '.join(f'{side:g}' for side in missing[number])}]", "box", number)
 
 
 def _box_numbers(written: Sequence[tuple[float, ...]], drawn: Sequence[Box]) -> dict[tuple[float, ...], int]:
@@ -87,11 +100,12 @@ def drawable(boxes: Any) -> list[Box]:
 @functools.lru_cache(maxsize=64)  # the same picture is shown at several steps and for several systems
 def stored_picture(folder: Path, name: Any) -> Image.Image | None:
     """The image that a row names, or None: outside the folder is not looked at, and a damaged one is not shown."""
-    if not isinstance(name, str) or not (folder / name).resolve().is_relative_to(folder.resolve()):
+    if not isinstance(name, str):
         return None
     try:
-        return open_image(folder / name)
-    except DataError:
+        inside = (folder / name).resolve().is_relative_to(folder.resolve())
+        return open_image(folder / name) if inside else None
+    except (DataError, ValueError):  # no file can be called so: a NUL, half a character
         return None
 
 

@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 def lines(result: Result) -> list[Line]:
     """The unchanged answers, then every condition; by dataset, too, where it is held against a control."""
-    asked = result["questions"] - result["without_boxes"]
+    asked = result["questions"] - result["without_boxes"] - result.get("nothing_covered", 0)
     found = [Line(UNCHANGED, False, asked, _cell(result["accuracy"]), ("–", ""), ("–", ""))]
     datasets = result["datasets"] if len(result["datasets"]) > 1 else {}
     for name in result["conditions"]:
@@ -66,13 +66,37 @@ def _interval(cell: Mapping[str, Any], sign: str = "") -> str:
 
 def sentences(result: Result) -> list[str]:
     """Who was asked, what wrong boxes take away, and whether the text of a chain can be told to belong to its boxes."""
-    return [_asked(result), *_taken_away(result), *_correlation(result["correlation"])]
+    return [
+        _asked(result),
+        *_several(result),
+        *_hid_nothing(result),
+        *_taken_away(result),
+        *_correlation(result["correlation"]),
+    ]
 
 
 def _asked(result: Result) -> str:
     left_out = result["settings"]["left_out"]
     said = f"Of {result['questions'] + left_out} questions, {result['without_boxes']} were answered without a box"
-    return f"{said} and stay out; {left_out} more were not asked." if left_out else f"{said} and stay out."
+    off = result.get("nothing_covered")
+    said = f"{said} and {off} with boxes that cover nothing of the image; they stay" if off else f"{said} and stay"
+    return f"{said} out; {left_out} more were not asked." if left_out else f"{said} out."
+
+
+def _several(result: Result) -> list[str]:
+    if not (several := result.get("several_images")):  # a result of before they were told apart has none
+        return []
+    said = f"Of those asked again, {several} are about several images. No box says on which of them it is, so that"
+    return [f"{said} all of these were made blank, or exchanged, and the boxes left alone."]
+
+
+def _hid_nothing(result: Result) -> list[str]:
+    """An answer that stays is one thing where its evidence was taken away, and another where it was not."""
+    mask = result["conditions"].get("mask_predicted", {})
+    if not (hidden := mask.get("hid_nothing")):
+        return []
+    said = f"Painting over its boxes hid almost nothing in {hidden} of {mask['n']} questions"
+    return [f"{said}, where an answer that stays says nothing."]
 
 
 def _taken_away(result: Result) -> list[str]:

@@ -12,18 +12,26 @@ def datasets(result: Mapping[str, Any]) -> list[str]:
     return list(next(iter(result["systems"].values()))["accuracy"])
 
 
-class Line(NamedTuple):
-    """A row of the before-and-after table, as text: (value, interval) per system and per paired difference.
+class Gap(NamedTuple):
+    """A paired difference, as text: with its interval, its p and what could have been seen; `verdict` is that of it."""
 
-    `part` rows belong to the one above them. A difference also has a verdict: "better", "worse", or "" where its
-    interval holds zero.
+    value: str
+    interval: str = ""
+    tested: str = ""
+    verdict: str = ""
+
+
+class Line(NamedTuple):
+    """A row of the before-and-after table, as text: (value, interval) per system, and the paired differences.
+
+    `part` rows belong to the one above them.
     """
 
     label: str
     note: str
     part: bool
     cells: list[tuple[str, str]]
-    differences: list[tuple[str, str, str]]
+    differences: list[Gap]
 
 
 _MEASURES = {
@@ -33,16 +41,20 @@ _MEASURES = {
     "union_iou": ("Box overlap", "union IoU of the reasoning’s boxes and the evidence"),
     "f1": ("Boxes found", "F1 at IoU 0.5, matched one to one"),
     "matched_iou": ("Box overlap, matched", "mean IoU of boxes matched one to one"),
-    "union_iou_unscaled": ("Box overlap, unscaled", "union IoU as the paper’s script has it"),
+    "union_iou_released": (
+        "Box overlap, released script",
+        "union IoU as in the paper’s Table 1: four integers anywhere, Qwen’s boxes unscaled",
+    ),
     "n_boxes": ("Boxes", "per completion"),
     "without_box": ("Without a box", "of all completions"),
     "off_image_rate": ("Off the image", "of the boxes of a completion"),
     "tokens": ("Tokens", "per completion"),
 }
 _SHARES = ("accuracy", "accuracy_lenient", "valid_format", "without_box", "off_image_rate")  # in percent
+SIGNIFICANT = 0.05
 _DECIMALS = {"tokens": 0}  # the others have two
 # A direct question asks for no tags and no boxes.
-_BOXES = ("union_iou", "f1", "matched_iou", "union_iou_unscaled", "n_boxes", "without_box", "off_image_rate")
+_BOXES = ("union_iou", "f1", "matched_iou", "union_iou_released", "n_boxes", "without_box", "off_image_rate")
 _NOT_ASKED_DIRECTLY = ("valid_format", *_BOXES)
 
 
@@ -97,15 +109,37 @@ def _cell(cell: Mapping[str, Any], metric: str, n: int) -> tuple[str, str]:
     return _written(cell["value"], metric), ", ".join(filter(None, (interval, count)))
 
 
-def difference(row: Mapping[str, Any], metric: str) -> tuple[str, str, str]:
-    if row.get("low") is None:
-        return "–", "", ""
-    value, low, high = (_written(row[key], metric, sign="+") for key in ("difference", "low", "high"))
-    return value, f"{low} … {high}", verdict(row)
+def difference(row: Mapping[str, Any], metric: str) -> Gap:
+    if row.get("difference") is None:
+        return Gap("–")
+    low, high = (None if row[key] is None else _written(row[key], metric, sign="+") for key in ("low", "high"))
+    seen = "" if row.get("detectable") is None else f"detectable {_written(row['detectable'], metric)}"
+    return Gap(
+        _written(row["difference"], metric, sign="+"),
+        "no interval" if low is None else f"{low} … {high}",
+        ", ".join(filter(None, (p_of(row), seen))),
+        verdict(row),
+    )
+
+
+def p_of(row: Mapping[str, Any]) -> str:
+    """ "p 0.012", Holm's; nothing where nothing was tested."""
+    p = row.get("p_holm")
+    return "" if p is None else "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
+_LESS_IS_BETTER = ("mmhal_hallucination_rate",)
+_NEITHER = ("pope_yes_ratio",)
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else ""
+    """ "better" or "worse" if that can be said, else "". It can where the interval leaves 0 out, and, of what was
+    tested, Holm's p is below 0.05 too: the percentile interval of few questions that differ is too narrow for it.
+    """
+    if row.get("low") is None or row.get("p_holm", 0.0) >= SIGNIFICANT or row["metric"] in _NEITHER:
+        return ""
+    sign = (row["low"] > 0) - (row["high"] < 0)
+    return ("", "better", "worse")[-sign if row["metric"] in _LESS_IS_BETTER else sign]
 
 
 def _written(value: float, metric: str, sign: str = "") -> str:

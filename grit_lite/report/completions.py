@@ -1,11 +1,10 @@
 """Rows as the report shows them: beside their picture with the boxes drawn on it, and a few of them over time."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from grit_lite.boxes import Box, draw
 from grit_lite.pages.completions import PICTURE_LIMIT, data_uri, drawable, pieces, stored_picture
@@ -18,16 +17,20 @@ TIMELINES = 4  # triplets whose completions are shown over time
 def shown(row: Row, folder: Path) -> dict[str, Any]:
     """A row of samples or evaluation, ready for the template: its picture with boxes, and its completion in pieces."""
     boxes = drawable(row.get("boxes"))
-    image = stored_picture(folder, row.get("image"))
-    picture = _drawn_uri(image, row.get("size") or image.size, boxes) if image else None
+    picture = _drawn_uri(folder, row.get("image"), tuple(row.get("size") or ()), tuple(boxes))
     return {**row, "pieces": pieces(str(row.get("completion", "")), boxes), "picture": picture, "boxes": boxes}
 
 
-def _drawn_uri(picture: Image.Image, size: Sequence[int], boxes: Sequence[Box]) -> str:
-    """The picture, made small and encoded anew, with boxes given in pixels of an image of `size` drawn on it."""
+@functools.lru_cache(maxsize=64)  # at several steps and for several systems the boxes are often the same, or none
+def _drawn_uri(folder: Path, name: Any, size: Sequence[int], boxes: Sequence[Box]) -> str | None:
+    """The picture, if there is one, made small and encoded anew with boxes in pixels of an image of `size` on it."""
+    picture = stored_picture(folder, name)
+    if picture is None:
+        return None
     small = picture.copy()
     small.thumbnail((PICTURE_LIMIT, PICTURE_LIMIT))
-    across, down = small.width / size[0], small.height / size[1]
+    width, height = size or picture.size
+    across, down = small.width / width, small.height / height
     drawn = draw(small, [Box(b.x1 * across, b.y1 * down, b.x2 * across, b.y2 * down) for b in boxes])
     exact = data_uri(drawn, "png")
     return exact if len(exact) < 150_000 else data_uri(drawn, "jpeg")  # a photograph is ten times smaller as JPEG

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite.pages import faithfulness
+from grit_lite.pages.cases import together
 from grit_lite.pages.faithfulness import sentences
-from grit_lite.pages.outcomes import OUTCOMES, examples, outcome
-from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, pair
+from grit_lite.pages.outcomes import OUTCOMES, examples, held_against, outcome
+from grit_lite.pages.table import SYSTEMS, datasets, difference, lines, p_of, pair
 from grit_lite.pages.wording import number, percent
 from grit_lite.report.completions import shown
 from grit_lite.run import read_rows
@@ -22,15 +23,14 @@ EXAMPLES = 24  # the gallery beside the rows shows all of them
 def benchmark(path: Path) -> dict[str, Any]:
     """An evaluation's summary and its examples: every system's row of a few questions whose image was kept."""
     result = json.loads(path.read_text(encoding="utf-8"))
-    together: dict[str, dict[str, Row]] = {}
-    for row in read_rows(path.with_suffix(".jsonl")):
-        together.setdefault(row["id"], {})[row["system"]] = row
-    cases = list(together.values())
+    cases = list(together(read_rows(path.with_suffix(".jsonl"))).values())
     with_picture = [case for case in cases if any("image" in row for row in case.values())]
     kept = [with_picture[index] for index in sorted(examples(list(map(outcome, with_picture)), EXAMPLES))]
     kept.sort(key=lambda case: OUTCOMES.index(outcome(case)))
     return {
         **result,
+        "asked": len(cases),
+        "against": SYSTEMS.get(name := list(result["systems"])[held_against(list(result["systems"]))], name),
         "lines": lines(result),
         "faithfulness": _faithfulness(path, result),
         "findings": findings(result),
@@ -79,14 +79,14 @@ def findings(result: Mapping[str, Any]) -> list[str]:
     overlap = [number(system["union_iou"]["value"]) for system in (tuned, base)]
     right = [percent(system["accuracy"]["all"]["value"]) for system in (tuned, direct)]
     row = pair(result, "accuracy", "all", "base_direct")
-    value, interval, shown_as = difference(row, "accuracy")
+    gap = difference(row, "accuracy")
     form_said = (
         f"On {result['n']} held-out questions, {form[0]} % of the tuned model’s completions have the full format; "
         f"under the same prompt the base reaches {form[1]} %."
     )
     boxes_said = f"The boxes of its reasoning overlap the evidence by a union IoU of {overlap[0]} (base: {overlap[1]})."
     answers_said = (
-        f"It answers {right[0]} % right, the base asked directly {right[1]} %: {value} points, "
-        f"95 % interval {interval}, {_VERDICTS[shown_as]}."
+        f"It answers {right[0]} % right, the base asked directly {right[1]} %: {gap.value} points, "
+        f"95 % interval {gap.interval}, {p_of(row)}, {_VERDICTS[gap.verdict]}."
     )
     return [form_said, boxes_said, answers_said]

@@ -140,12 +140,14 @@ def limits(recipe: Facts, benchmarks: Sequence[Facts]) -> list[str]:
 
 def _guessing(benchmark: Facts) -> list[str]:
     """The datasets on which the tuned model is not shown to do more than guess."""
-    cells = list(benchmark["systems"].values())[-1]["accuracy"]
-    guesses = benchmark["guess"]
-    unsure = [name for name, cell in cells.items() if name != "all" and cell["n"] and cell["low"] <= guesses[name]]
+    cells = dict(list(benchmark["systems"].values())[-1]["accuracy"])
+    whole = cells.pop("all")
+    known = cells or {benchmark["benchmark"]: whole}
+    guesses = {benchmark["benchmark"]: benchmark["guess"]["all"], **benchmark["guess"]}
+    unsure = [name for name, cell in known.items() if cell["low"] is not None and cell["low"] <= guesses[name]]
     return [
-        f"On {name} the tuned model answers {percent(cells[name]['value'])} % right "
-        f"({percent(cells[name]['low'])} – {percent(cells[name]['high'])}). Always giving the most common answer would "
+        f"On {name} the tuned model answers {percent(known[name]['value'])} % right "
+        f"({percent(known[name]['low'])} – {percent(known[name]['high'])}). Always giving the most common answer would "
         f"score {percent(guesses[name])} %, so it is not shown to do more than guess."
         for name in unsure
     ]

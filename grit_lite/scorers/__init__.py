@@ -60,6 +60,8 @@ _WITH_FACTS = frozenset({"choice", "rule", "mathvista", "box"})
 def score(name: str, predicted: str | None, gold: str, facts: Mapping[str, Any] = NOTHING) -> float:
     """What the scorer of this name gives: 1.0 if the answer is right for one of the golds between "|", else 0.0.
 
+    A gold that is itself one of the choices is one gold, whatever is in it: "|x|" does not list aliases.
+
     Args:
         facts: what the question brings besides its gold answer: `choices`, `answer_type`, `precision`, `box`.
 
@@ -69,4 +71,5 @@ def score(name: str, predicted: str | None, gold: str, facts: Mapping[str, Any] 
     if name not in SCORERS:
         raise RecipeError(f"There is no scorer '{name}'.{nearest(name, SCORERS)} The scorers are {', '.join(SCORERS)}.")
     more = (facts,) if name in _WITH_FACTS else ()
-    return max(SCORERS[name](predicted, alias, *more) for alias in gold.split("|"))
+    golds = [gold] if gold in (facts.get("choices") or ()) else gold.split("|")
+    return max(SCORERS[name](predicted, alias, *more) for alias in golds)

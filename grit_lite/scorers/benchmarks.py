@@ -105,14 +105,15 @@ def box(predicted: str | None, gold: str, facts: Mapping[str, Any] = NOTHING) ->
     """1.0 if the box overlaps the gold one by an IoU of at least 0.5: Acc@0.5 of referring expressions.
 
     Args:
-        predicted: an answer whose first box counts, in pixels of the image, unless `facts` has the box.
+        predicted: an answer whose first box counts, in pixels of the image, unless `facts` has the box. No answer is
+            wrong, whatever was boxed on the way.
         gold: "[x1, y1, x2, y2]", in pixels of the image.
         facts: `box`: four numbers in pixels of the image, or None if the model wrote none; see
             `evaluate.grounding.referred_box`.
     """
     said = facts["box"] if "box" in facts else _first_box(predicted)
     right = _first_box(gold)
-    if said is None or right is None or not all(math.isfinite(value) for value in said):
+    if predicted is None or said is None or right is None or not all(math.isfinite(value) for value in said):
         return 0.0
     return float(iou(said, right) >= SAME_BOX)
 

@@ -4,6 +4,7 @@ A Qwen3-VL with 2.65 million parameters: 112 x 112 pictures, patches of 8, 49 im
 tokens, so that coordinates can be learned; GRIT's tags are ordinary (not special) tokens, so they survive decoding.
 """
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,7 +159,8 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     from tokenizers import AddedToken, Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary, merges = _words()
+    words, learned = _words()
+    vocabulary, merges = dict(words), list(learned)
     for left, right in _number_merges():
         vocabulary.setdefault(left + right, len(vocabulary))
         merges.append((left, right))
@@ -182,6 +184,7 @@ def build_tokenizer() -> "PreTrainedTokenizerFast":
     )
 
 
+@functools.cache  # half a second
 def _words() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of a BPE trained on texts without digits: no number may be split in another way."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers

@@ -26,7 +26,7 @@ from grit_lite.run import METRICS, Run, read_rows
 from grit_lite.tiny.build import save_untrained
 from grit_lite.trainer import build_trainer
 from tests.sampled_elsewhere import Elsewhere
-from tests.test_oom import arguments, facts, refusing, train
+from tests.test_retrying import arguments, facts, refusing, train
 from tests.test_trainer import by_length, triplets
 
 __all__ = ["arguments"]  # a fixture

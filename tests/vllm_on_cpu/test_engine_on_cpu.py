@@ -24,6 +24,7 @@ from PIL import Image
 from shared_prompt_cases import picture
 
 from benchmarks.models import save_random
+from grit_lite.alarms import SamplerGapAlarm
 from grit_lite.backends import Request, open_backend
 from grit_lite.backends.plain import PlainBackend
 from grit_lite.engine import Engine, EnginePrompt, parameters
@@ -35,7 +36,6 @@ from grit_lite.rollout import Sampling
 from grit_lite.run import METRICS, Run, read_rows
 from grit_lite.tiny.questions import KINDS, held_out
 from grit_lite.trainer import build_trainer
-from grit_lite.training import SamplerGapAlarm
 from grit_lite.triplets import from_scene_question
 
 pytestmark = pytest.mark.timeout(900)  # seconds; the first test waits for the engine

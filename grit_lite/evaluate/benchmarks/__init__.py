@@ -55,6 +55,7 @@ def listing() -> list[dict[str, Any]]:
             "hub": benchmark.hub or None,
             "revision": benchmark.revision if benchmark.hub else None,
             "split": benchmark.split,
+            "note": benchmark.note or None,
             "schema": benchmark.schema,
         }
         for benchmark in _REGISTERED.values()

@@ -15,7 +15,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from grit_lite.boxes import Box, Numbers
-from grit_lite.errors import DataError
+from grit_lite.errors import DataError, NotFetched
 from grit_lite.evaluate.benchmarks.places import (
     LOCAL,
     ImageFiles,
@@ -89,6 +89,7 @@ class Benchmark:
         rows: questions as published; 0 where that is not known.
         columns: those that are read. A dataset without one of them is refused.
         optional: columns with further images, which may be missing or empty.
+        gold: the answer; empty where it is the first box, as text, in pixels of the upright image.
         each: a column with a list, each element of which makes a question: its values, or itself under the same name.
         keep: whether a row belongs to the benchmark at all.
         image: the columns of the images, in order; or, with `image_file`, none.
@@ -101,6 +102,7 @@ class Benchmark:
         cluster: what rows that are drawn together in a bootstrap share; empty for the image's content.
         facts: what the scorer or an aggregate needs besides. Rows with the same "pair" are only drawn together.
         aggregates: names of `aggregates` beside the mean score.
+        note: how its numbers differ from those published under its name; empty where nothing is known.
         schema: where the columns were seen, in words.
         verified: whether all of them were seen in the dataset's card, in its rows, or in public code that reads it.
     """
@@ -133,15 +135,16 @@ class Benchmark:
     scorer: str = "rule"
     aggregates: tuple[str, ...] = ()
     licence: str
+    note: str = ""
     schema: str
     verified: bool
 
     @property
     def caution(self) -> str:
-        """What has to be said whenever it is used; empty for a verified one."""
-        if self.verified:
-            return ""
-        return f"{self.name}: its columns were never seen in the dataset itself ({self.schema}); look at a few rows."
+        """What has to be said whenever it is used, in one line; often empty."""
+        unseen = f"its columns were never seen in the dataset itself ({self.schema}); look at a few rows."
+        said = " ".join(filter(None, (self.note, "" if self.verified else unseen)))
+        return said and f"{self.name}: {said}"
 
     def questions(self, limit: int | None = None, source: str | Path | None = None) -> list[Question]:
         """The questions of `load`."""
@@ -156,7 +159,8 @@ class Benchmark:
                 .parquet, .jsonl or .json file.
 
         Raises:
-            DataError: it cannot be had, has other columns, or a row cannot be used.
+            DataError: it has other columns, a row cannot be used, or there is no copy where one is named.
+            NotFetched: it is not on this machine, and cannot be had now.
         """
         if self.caution:
             print(self.caution, file=sys.stderr)
@@ -232,7 +236,7 @@ class Benchmark:
             return Question(
                 id=self._id(spot),
                 text=_filled(self.prompt, row, "question"),
-                gold=_filled(self.gold, row, "answer"),
+                gold=_filled(self.gold or (lambda _: _text(boxes)), row, "answer"),
                 images=tuple(found),
                 size=facts.size,
                 scorer=self.scorer,
@@ -311,8 +315,8 @@ def _telling(benchmark: Benchmark, configuration: str, row: int) -> Iterator[Non
     where = f"{benchmark.name}: row {row}{f' of {configuration}' if configuration else ''} cannot be used"
     try:
         yield
-    except DataError as error:
-        raise DataError(f"{where}: {error}.") from error
+    except (DataError, NotFetched) as error:
+        raise type(error)(f"{where}: {error}.") from error
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{where}: it is not as declared ({type(error).__name__}: {error}). Is it another version of the dataset?"
@@ -385,6 +389,10 @@ def _upright(boxes: Iterable[Numbers], facts: ImageFacts) -> Iterator[Box]:
         box = Box(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2))
         if box.x1 < box.x2 and box.y1 < box.y2:
             yield facts.upright_box(box)
+
+
+def _text(boxes: Sequence[Box]) -> str:
+    return f"[{', '.join(f'{side:.2f}' for side in boxes[0])}]" if boxes else ""
 
 
 def _filled(template: Fill, row: Row, what: str) -> str:

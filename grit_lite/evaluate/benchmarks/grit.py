@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grit_lite.boxes import Numbers
-from grit_lite.errors import DataError
+from grit_lite.errors import DataError, NotFetched
 from grit_lite.evaluate.benchmarks.benchmark import Benchmark, Row, xyxy
 from grit_lite.evaluate.benchmarks.places import LOCAL, Place, copy_at
 from grit_lite.triplets.grit import REPOSITORY, SPLITS, grit_folder, image_folder
@@ -33,12 +33,14 @@ class GritFile(Benchmark):
         """The folder of the file: a copy of one's own, else where `data fetch` puts it.
 
         Raises:
-            DataError: the file is not there. The message says how to get it.
+            NotFetched: the file is not there. The message says how to get it.
+            DataError: it is not in the copy that was named.
         """
         folder = grit_folder()
         place = copy_at(source) if source is not None else Place(folder, folder, LOCAL)
         if not (place.folder / self.table).is_file():
-            raise DataError(f"{self.name}: there is no {self.table} in {place.folder}. {self._how_to_get()}")
+            missing = NotFetched if source is None else DataError
+            raise missing(f"{self.name}: there is no {self.table} in {place.folder}. {self._how_to_get()}")
         return place
 
     def _how_to_get(self) -> str:
@@ -116,5 +118,5 @@ GRIT = (
     _set("gqa", "gqa_val.jsonl", 509),
     _set("mathvista", "mathvista_mini_val.jsonl", 1000),
     _set("mme", "mme_val.jsonl", 240, "yes_no"),
-    _set("ovd-position", "ovd_position_val.jsonl", 2146, "box", boxes=_answered_boxes),
+    _set("ovd-position", "ovd_position_val.jsonl", 2146, "box", gold="", boxes=_answered_boxes),
 )

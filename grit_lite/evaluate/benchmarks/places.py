@@ -19,7 +19,7 @@ import httpx
 from grit_lite.errors import DataError, NotFetched
 from grit_lite.triplets import fetch
 from grit_lite.triplets.download import Web
-from grit_lite.triplets.hub import first_line, label_names
+from grit_lite.triplets.hub import first_line, label_names, unreachable
 from grit_lite.triplets.images import MAX_FILE_BYTES, measure
 from grit_lite.triplets.manifest import Manifest, data_folder
 from grit_lite.triplets.rows import image_inside, shorten
@@ -80,7 +80,7 @@ def fetched(repository: Repository, patterns: Sequence[str]) -> Place:
     """The files of a dataset that match one of the patterns, brought into the hub's cache if they are not there.
 
     Raises:
-        DataError: they cannot be had. The message says how else to get them.
+        NotFetched: the hub cannot be reached, or has no such dataset for this user. The message says what else to do.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -89,29 +89,22 @@ def fetched(repository: Repository, patterns: Sequence[str]) -> Place:
             repository.name, repo_type="dataset", revision=repository.revision, allow_patterns=list(patterns)
         )
     except errors.RevisionNotFoundError as error:
-        raise DataError(
+        raise NotFetched(
             f"The dataset {repository.name} has no revision {repository.revision} any more ({first_line(error)}). "
             "Please report it; a copy of it can be given with --source."
         ) from error
     except errors.HfHubHTTPError as error:
         if error.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-            raise _unreachable(repository, error) from error
-        raise DataError(
+            raise unreachable(repository.name, error, repository.how_to_get()) from error
+        raise NotFetched(
             f"The hub has no dataset {repository.name}, or does not open it to you ({first_line(error)}). If it is "
             f"gated, accept its conditions at https://huggingface.co/datasets/{repository.name} and log in: hf auth "
             "login, or a valid token in HF_TOKEN. A copy of it can be given with --source."
         ) from error
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise _unreachable(repository, error) from error
+        raise unreachable(repository.name, error, repository.how_to_get()) from error
     path = Path(folder)
     return Place(path, path.parent.parent, path.name)
-
-
-def _unreachable(repository: Repository, error: Exception) -> DataError:
-    return DataError(
-        f"The dataset {repository.name} is not on this machine, and the hub cannot be reached ({first_line(error)}). "
-        f"{repository.how_to_get()}"
-    )
 
 
 # tables
@@ -266,7 +259,8 @@ class WebImages:
         """The file of an image, fetched from the first of the addresses that has it.
 
         Raises:
-            DataError: none has it, or no host can be asked.
+            DataError: none has it, or what one sends is no image.
+            NotFetched: no host can be asked.
         """
         path = image_inside(name, self.manifest.folder)
         if not self.manifest.holds(name):
@@ -277,13 +271,13 @@ class WebImages:
         from huggingface_hub import constants
 
         if constants.is_offline_mode():
-            raise DataError(f"image {shorten(name)} has not been fetched, and HF_HUB_OFFLINE is set; unset it")
+            raise NotFetched(f"image {shorten(name)} has not been fetched, and HF_HUB_OFFLINE is set; unset it")
         try:
             data, address = self._asking().fetch(addresses, fetch.MAX_IMAGE_BYTES)
             measure(data)
             self.manifest.add(name, data, address)
         except NotFetched as error:
-            raise DataError(f"{error}; what was fetched is kept, and the same command goes on") from error
+            raise NotFetched(f"{error}; what was fetched is kept, and the same command goes on") from error
 
     def _asking(self) -> Web:
         if self.web is None:

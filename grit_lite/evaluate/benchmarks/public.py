@@ -32,6 +32,12 @@ def open_or_closed(row: Row) -> str:
 
 # yes or no
 
+# Whoever answers in sentences scores otherwise by the authors' script. Taking every other text for yes pays one that
+# says nothing; and "no" or "not" anywhere is no in "Yes, it is not hidden."
+_POPE_NOTE = (
+    'the authors take a first sentence with "no" or "not" for no and any other text for yes; here an answer has to '
+    "say yes or no, and one that says neither is wrong."
+)
 _POPE_COLUMNS = ("question", "answer", "image_source", "image")
 
 
@@ -51,6 +57,7 @@ def _pope(split: str) -> Benchmark:
         scorer="yes_no",
         aggregates=("pope",),
         licence="not stated; images: COCO",
+        note=_POPE_NOTE,
         schema="the card of a derivative with the same columns; lmms-eval's pope task, which reads this dataset",
         verified=True,
     )
@@ -431,6 +438,7 @@ MMHAL = Benchmark(
     part="{question_type}",
     facts=lambda row: {"rubric": "mmhal", "contents": list(row["image_content"])},
     scorer="judge",
+    aggregates=("mmhal",),
     licence="Apache-2.0",
     schema="the card of a copy of it; the dataset's own loading script, and public code that reads its files",
     verified=True,
@@ -439,7 +447,16 @@ MMHAL = Benchmark(
 # boxes
 
 
+# Expressions, as published for the splits of UNC and, of RefCOCOg, of UMD: each is a question. Two of the files hold
+# another split as well, and no column tells one from the other: how many questions they make is not known.
+_MIXED = {
+    "refcoco-val": "the 3,811 objects of UNC's split, which is the one that is reported, and 5,000 of Google's",
+    "refcocog-val": "the 2,573 objects of UMD's split, which is the one that is reported, and 5,000 of Google's",
+}
+
+
 def _refcoco(name: str, hub: str, split: str, rows: int, revision: str) -> Benchmark:
+    mixed = _MIXED.get(f"{name}-{split}")
     return Benchmark(
         name=f"{name}-{split.lower()}",
         hub=hub,
@@ -449,10 +466,13 @@ def _refcoco(name: str, hub: str, split: str, rows: int, revision: str) -> Bench
         columns=("image", "answer", "bbox", "file_name"),
         each="answer",
         prompt='Which object is this: "{answer}"? Answer with its bounding box.',
-        gold=lambda row: f"[{', '.join(f'{side:.2f}' for side in next(iter(xywh('bbox')(row))))}]",
+        gold="",
         boxes=xywh("bbox"),
         scorer="box",
         licence="not stated; images: COCO",
+        note=f"its file holds two splits together, {mixed}: hold its numbers against no published one."
+        if mixed
+        else "",
         schema="the dataset's card: answer is the list of expressions, bbox is [x, y, width, height] in pixels",
         verified=True,
     )
@@ -465,9 +485,9 @@ _REFCOCO_G = ("lmms-lab-encoder/RefCOCOg", "main")
 REFCOCO = tuple(
     _refcoco(name, hub, split, rows, revision)
     for name, (hub, revision), splits in (
-        ("refcoco", _REFCOCO, {"val": 8811, "testA": 1975, "testB": 1810}),
-        ("refcoco-plus", _REFCOCO_PLUS, {"val": 3805, "testA": 1975, "testB": 1798}),
-        ("refcocog", _REFCOCO_G, {"val": 7573, "test": 5023}),
+        ("refcoco", _REFCOCO, {"val": 0, "testA": 5657, "testB": 5095}),
+        ("refcoco-plus", _REFCOCO_PLUS, {"val": 10758, "testA": 5726, "testB": 4889}),
+        ("refcocog", _REFCOCO_G, {"val": 0, "test": 9602}),
     )
     for split, rows in splits.items()
 )

@@ -1,4 +1,4 @@
-"""The ways to ask a question again: each turns an answered question into another image, or another beginning."""
+"""The ways to ask a question again: each turns an answered question into other images, or another beginning."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ from grit_lite.boxes import Box, Size
 from grit_lite.evaluate.faithfulness import interventions
 from grit_lite.evaluate.faithfulness.interventions import (
     blank,
+    cover_elsewhere,
     elsewhere,
+    hidden,
     keep_only,
     numbers_of,
     paint_over,
@@ -35,13 +37,15 @@ class Other(NamedTuple):
 
 @dataclass(frozen=True)
 class Case:
-    """A question and what a model answered; its boxes are those of the chain, in pixels of the first image.
+    """A question and what a model answered; its boxes are those of the chain, in pixels of the image.
+
+    Where there are several images, nothing in a chain says which of them a box lies on: it has no place.
 
     Attributes:
         row: of the evaluation, with `id`, `completion` and `answer`; and `opening`, if the completion was made to begin
             with something.
         cluster: equal for questions about the same image.
-        other: None where all questions are about the same image.
+        other: with as many images; None where there is none.
     """
 
     question: Question
@@ -57,6 +61,11 @@ class Case:
     @property
     def image(self) -> Image.Image:
         return self.images[0]
+
+    @property
+    def has_several(self) -> bool:
+        """Whether there are several images."""
+        return len(self.question.images) > 1
 
     @property
     def begun(self) -> str:
@@ -84,8 +93,8 @@ class Case:
 
     @cached_property
     def has_boxes(self) -> bool:
-        """Whether a box of the chain covers anything of the image."""
-        return bool(self.answer.chain_boxes and rectangles(self.boxes, self.image.size))
+        """Whether a box of the chain covers anything of the image, or of one of several."""
+        return bool(self.answer.chain_boxes and (self.has_several or rectangles(self.boxes, self.image.size)))
 
     def opening(self, numbers: Sequence[Sequence[str]]) -> str:
         """The chain up to its last box of thought, with other numbers in these boxes."""
@@ -102,51 +111,57 @@ class Case:
 
 
 class Change(NamedTuple):
-    """What is asked instead: another first image, or another beginning of the completion.
+    """What is asked instead: about other images, or with another beginning of the completion.
 
     Attributes:
         boxes: those that were painted over, left, or written, in pixels of the image.
+        hid: the share of their pixels that look different, where they were painted over.
     """
 
-    image: Image.Image
+    images: Sequence[Image.Image]
     opening: str
     boxes: Sequence[Box] = ()
+    hid: float | None = None
 
 
 def _mask_predicted(case: Case, rng: np.random.Generator) -> Change:
-    return Change(paint_over(case.image, case.boxes), case.begun, case.boxes)
+    return _mask(case, case.boxes)
 
 
 def _mask_random(case: Case, rng: np.random.Generator) -> Change:
-    boxes = elsewhere(case.boxes, case.image.size, rng)
-    return Change(paint_over(case.image, boxes), case.begun, boxes)
+    return _mask(case, cover_elsewhere(case.boxes, case.image.size, rng))
+
+
+def _mask(case: Case, boxes: Sequence[Box]) -> Change:
+    painted = paint_over(case.image, boxes)
+    return Change([painted], case.begun, boxes, hidden(case.image, painted, boxes))
 
 
 def _keep_predicted(case: Case, rng: np.random.Generator) -> Change:
-    return Change(keep_only(case.image, case.boxes), case.begun, case.boxes)
+    return Change([keep_only(case.image, case.boxes)], case.begun, case.boxes)
 
 
 def _blank(case: Case, rng: np.random.Generator) -> Change:
-    return Change(blank(case.image), case.begun)
+    return Change([blank(image) for image in case.images], case.begun)
 
 
 def _shuffled(case: Case, rng: np.random.Generator) -> Change | None:
-    return Change(case.other.question.load_images()[0], case.begun) if case.other is not None else None
+    return Change(case.other.question.load_images(), case.begun) if case.other is not None else None
 
 
 def _same_boxes(case: Case, rng: np.random.Generator) -> Change:
-    return Change(case.image, case.opening(case.numbers), case.thought)
+    return Change(case.images, case.opening(case.numbers), case.thought)
 
 
 def _wrong_boxes(case: Case, rng: np.random.Generator) -> Change:
     boxes = elsewhere(case.thought, case.image.size, rng, avoid=case.question.boxes)
-    return Change(case.image, case.opening(case.as_written(boxes)), boxes)
+    return Change(case.images, case.opening(case.as_written(boxes)), boxes)
 
 
 def _swapped_boxes(case: Case, rng: np.random.Generator) -> Change | None:
     if len(case.numbers) < 2 or case.thought[0] == case.thought[1]:
         return None
-    return Change(case.image, case.opening(swapped(case.numbers)), swapped(case.thought))
+    return Change(case.images, case.opening(swapped(case.numbers)), swapped(case.thought))
 
 
 # A condition gives None where it does not apply.
@@ -160,3 +175,5 @@ CONDITIONS: dict[str, Callable[[Case, np.random.Generator], Change | None]] = {
     "wrong_boxes": _wrong_boxes,
     "swapped_boxes": _swapped_boxes,
 }
+# Those that ask nothing of where the boxes are; of several images they change all.
+WHOLE_IMAGES = ("blank", "shuffled")

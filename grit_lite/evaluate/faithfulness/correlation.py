@@ -23,7 +23,7 @@ from grit_lite.answer import GroundedAnswer, plain
 from grit_lite.backends import Backend, Request
 from grit_lite.boxes import draw
 from grit_lite.evaluate.faithfulness.conditions import Case
-from grit_lite.evaluate.faithfulness.interventions import elsewhere, with_numbers
+from grit_lite.evaluate.faithfulness.interventions import cover_elsewhere, distinct, with_numbers
 from grit_lite.evaluate.statistics import mean_interval, paired_difference
 from grit_lite.judge import WHICH_PICTURE, Endpoint, Pictures, as_sent
 
@@ -64,8 +64,8 @@ def correlate(
     """
     pairs: list[Pair] = []
     for case, other, generator in zip(cases, others, generators, strict=True):
-        right = draw(case.image, case.boxes)
-        wrong = draw(case.image, elsewhere(case.boxes, case.image.size, generator))
+        right = draw(case.image, distinct(case.boxes, case.image.size))
+        wrong = draw(case.image, cover_elsewhere(case.boxes, case.image.size, generator))
         for text in (without_numbers(case.answer), other):
             pairs += [((right, wrong), text), ((wrong, right), text)]
     said = reader(pairs)

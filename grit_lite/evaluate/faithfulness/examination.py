@@ -3,19 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from grit_lite.backends import Backend, Generated, Request
-from grit_lite.errors import ModelError
+from grit_lite.answer import GroundedAnswer
+from grit_lite.backends import Backend, Generated, ModelSpec, Request
+from grit_lite.boxes import Size
+from grit_lite.errors import ModelError, OutOfMemory
 from grit_lite.evaluate import Evaluation
 from grit_lite.evaluate.faithfulness import faithfulness, reasoning_correlation, summarise
 from grit_lite.evaluate.faithfulness.correlation import by_endpoint
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.rows import score_of
-from grit_lite.evaluate.runner import SYSTEMS, Asking, Completions, Decoding, Progress, key
+from grit_lite.evaluate.runner import SYSTEMS, Asking, Completions, Decoding, Progress, key, within_memory
 from grit_lite.judge import Endpoint
 from grit_lite.run import replace_text, write_json
 
@@ -56,17 +59,18 @@ def examine(
     chosen = thinned(rows, most)
     asked = [evaluation.questions[index] for index in chosen], [rows[index] for index in chosen]
     completions = Completions(folder, name)
+    remembering: Any = Remembering(backend, asking, completions)  # a Backend in all that it does not say itself
     with completions.writing():
         found, summary = faithfulness(
-            Remembering(backend, asking, completions),  # pyright: ignore[reportArgumentType]  it is what it does not say
+            remembering,
             *asked,
             max_new_tokens=evaluation.decoding.max_new_tokens,
             batch_size=evaluation.batch_size,
             reference=(reference := _reference(evaluation)),
-            score=_is_right,
+            score=partial(_is_right, backend.spec),
             **options,
         )
-        read, correlation = _correlation(backend, *asked, judge, options)
+        read, correlation = _correlation(remembering, *asked, judge, options)
     settings = {
         **asking.describe(SYSTEMS[system]),
         "max_new_tokens": evaluation.decoding.max_new_tokens,
@@ -99,6 +103,7 @@ class Remembering:
 
     def __init__(self, backend: Backend, asking: Asking, completions: Completions) -> None:
         self.backend, self.asking, self.completions = backend, asking, completions
+        self._read_at_once = asking.batch_size
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
@@ -116,18 +121,36 @@ class Remembering:
             self.completions.add(dict(zip(keys, said, strict=True)))
         return [self.completions[one] for one in keys]
 
-    def _key(self, request: Request, use_adapter: bool) -> str:
+    def log_likelihoods(
+        self, requests: Sequence[Request], answers: Sequence[str], *, use_adapter: bool = True, batch_size: int = 8
+    ) -> list[list[float]]:
+        """As a `Backend`, and as `generate`: kept beside the completions, as text."""
+        keys = [self._key(request, use_adapter, *answers) for request in requests]
+        if any(one not in self.completions for one in keys):
+            found, self._read_at_once = within_memory(
+                lambda size: self.backend.log_likelihoods(requests, answers, use_adapter=use_adapter, batch_size=size),
+                min(batch_size, self._read_at_once),
+            )
+            said = (
+                Generated(json.dumps(numbers), 0, True, request.image.size)
+                for numbers, request in zip(found, requests, strict=True)
+            )
+            self.completions.add(dict(zip(keys, said, strict=True)))
+        return [json.loads(self.completions[one].text) for one in keys]
+
+    def _key(self, request: Request, use_adapter: bool, *answers: str) -> str:
         identity = {**self.asking.identity, **({} if use_adapter else {"adapter": None})}
         images = [_hash(image) for image in request.images]
-        return key(identity, f"{request.text}\0{request.opening}", images, self.asking.decoding, 0)
+        prompt = "\0".join([request.text, request.opening, *answers])
+        return key(identity, prompt, images, self.asking.decoding)
 
 
 def _hash(image: Image.Image) -> str:
     return hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).hexdigest()
 
 
-def _is_right(question: Question, answer: str | None) -> float | None:
-    score = score_of(question, answer)
+def _is_right(spec: ModelSpec, question: Question, read: GroundedAnswer, resized: Size) -> float | None:
+    score = score_of(question, read.answer, read, spec, resized)
     return None if score is None else float(score >= 1)
 
 
@@ -149,7 +172,7 @@ def _correlation(
     reader = None if judge is None else by_endpoint(judge)
     try:
         found, summary = reasoning_correlation(backend, questions, rows, reader=reader, **options)
-    except ModelError as error:
+    except (ModelError, OutOfMemory) as error:  # the other numbers do not hang on it
         return [], {"obstacle": str(error)}
     return found, {**summary, "reader": None if judge is None else judge.facts()}
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
 from grit_lite.answer import GroundedAnswer, WrittenBox, number_spans
 from grit_lite.boxes import Box, Size
@@ -15,6 +16,7 @@ _T = TypeVar("_T")
 
 MOST_PLACES = 128  # on each axis, at which a box elsewhere is tried
 LEAST_FRAME = 2  # pixels around a box, whose colour it is painted over with
+LEAST_SEEN = 32  # of 255, in one of the colours: noise in a picture differs by less from the colour around it
 
 
 # Images: (image, boxes in its pixels) -> another image
@@ -24,17 +26,34 @@ def paint_over(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     """The image with each box filled with the median colour of a narrow frame around it.
 
     On an even background the object is gone without a trace. A grey box, or one in the mean colour of the image, would
-    be a thing of its own there, which a model could see, count and box. The frame leaves out what other boxes cover.
+    be a thing of its own there, which a model could see, count and box. The frame leaves out what other boxes cover. It
+    is widened while its colour is the box's own: a box that lies within its object would be painted over with it.
     """
     pixels = _pixels(image)
     covered = _covered(boxes, image.size)
     painted = pixels.copy()
-    for left, top, right, bottom in rectangles(boxes, image.size):
-        width = max(LEAST_FRAME, max(image.size) // 50)
+    for rectangle in rectangles(boxes, image.size):
+        left, top, right, bottom = rectangle
+        painted[top:bottom, left:right] = _colour_around(pixels, covered, rectangle)
+    return Image.fromarray(painted)
+
+
+def _colour_around(pixels: np.ndarray, covered: np.ndarray, rectangle: Rectangle) -> np.ndarray:
+    left, top, right, bottom = rectangle
+    own, longest = _median(pixels[top:bottom, left:right]), max(pixels.shape[:2])
+    colour, width = own, max(LEAST_FRAME, longest // 50)
+    while np.array_equal(colour, own) and width < 2 * longest:
         frame = np.s_[max(0, top - width) : bottom + width, max(0, left - width) : right + width]
         around = pixels[frame][~covered[frame]]
-        painted[top:bottom, left:right] = _median(around if len(around) else pixels)
-    return Image.fromarray(painted)
+        colour, width = _median(around if len(around) else pixels), 2 * width
+    return colour
+
+
+def hidden(image: Image.Image, painted: Image.Image, boxes: Sequence[Box]) -> float:
+    """The share of the pixels in the boxes that look different once they are painted over; 0 where there are none."""
+    covered = _covered(boxes, image.size)
+    changed = np.abs(_pixels(image).astype(int) - _pixels(painted)).max(axis=2) >= LEAST_SEEN
+    return float(changed[covered].mean()) if covered.any() else 0.0
 
 
 def keep_only(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
@@ -92,6 +111,44 @@ def elsewhere(boxes: Sequence[Box], size: Size, rng: np.random.Generator, avoid:
         others = [*boxes[:number], *boxes[number + 1 :], *avoid, *drawn]
         drawn.append(_another_place(box, others, size, rng))
     return drawn
+
+
+def cover_elsewhere(boxes: Sequence[Box], size: Size, rng: np.random.Generator) -> list[Box]:
+    """The `distinct` boxes, so moved that they cover as many pixels of the image as before.
+
+    Those that overlap move as one, by whole pixels. Only where there is no room for all of them may they come to
+    overlap, and cover fewer.
+    """
+    found = distinct(boxes, size)
+    moved = list(found)
+    groups = _groups(found)
+    hulls = [_hull([found[index] for index in group]) for group in groups]
+    for group, hull, place in zip(groups, hulls, elsewhere(hulls, size, rng), strict=True):
+        right, down = round(place.x1 - hull.x1), round(place.y1 - hull.y1)
+        for index in group:
+            x1, y1, x2, y2 = found[index]
+            moved[index] = Box(x1 + right, y1 + down, x2 + right, y2 + down)
+    return moved
+
+
+def distinct(boxes: Sequence[Box], size: Size) -> list[Box]:
+    """What can be seen of the boxes, each in whole pixels inside the image and once."""
+    return [Box(*map(float, corners)) for corners in dict.fromkeys(rectangles(boxes, size))]
+
+
+def _groups(boxes: Sequence[Box]) -> list[list[int]]:
+    """The places of boxes that overlap, directly or by others."""
+    if not boxes:
+        return []
+    x1, y1, x2, y2 = np.array(boxes).T
+    meet = (np.maximum.outer(x1, x1) < np.minimum.outer(x2, x2)) & (np.maximum.outer(y1, y1) < np.minimum.outer(y2, y2))
+    count, labels = connected_components(meet)
+    return [np.flatnonzero(labels == label).tolist() for label in range(count)]
+
+
+def _hull(boxes: Sequence[Box]) -> Box:
+    x1, y1, x2, y2 = np.array(boxes).T
+    return Box(x1.min(), y1.min(), x2.max(), y2.max())
 
 
 def _another_place(box: Box, others: Sequence[Box], size: Size, rng: np.random.Generator) -> Box:

@@ -11,6 +11,8 @@ from grit_lite.evaluate.statistics import CONFIDENCE, Cell, aggregate, mean_inte
 Row = Mapping[str, Any]
 Reference = float | Mapping[str, float]
 
+LEAST_HIDDEN = 0.05  # of the pixels of boxes: where fewer look different, what they show has not been taken away
+
 # (measure, condition, control): the first minus the second.
 EFFECTS = {
     "grounding": ("flipped", "mask_predicted", "mask_random"),
@@ -29,21 +31,27 @@ def summarise(rows: Sequence[Row], reference: Reference | None = None) -> dict[s
         reference: the accuracy that boxes add to: one for all, or by id; for instance that of the base asked directly.
 
     Returns:
-        `questions`; `without_boxes`, which nothing else counts; `unanswered`, before anything was changed; `accuracy`
-        of the unchanged, as all accuracies of those answers that were judged; by condition `n`, `accuracy`, `flip_rate`
-        (the share of answers that are not the unchanged one) and `unanswered`; `effects`, each of `EFFECTS` as a paired
-        difference over the questions that have both; with a reference `taken_away`: (accuracy of the control - accuracy
-        of the condition) / (accuracy of the control - reference), None where the control is not surely above it.
+        `questions`; `without_boxes` and `nothing_covered` (boxes without a pixel of the image), which nothing else
+        counts; `several_images`: how many of the others are about several, and only in the conditions that change all
+        of these; `unanswered`, before anything was changed; `accuracy` of the unchanged, as all accuracies of those
+        answers that were judged; by condition `n`, `accuracy`, `flip_rate` (the share of answers that are not the
+        unchanged one), `unanswered`, and where boxes were painted over `hid_nothing`: how often that changed less than
+        `LEAST_HIDDEN` of their pixels; `effects`, each of `EFFECTS` as a paired difference over the questions that have
+        both; with a reference `taken_away`: (accuracy of the
+        control - accuracy of the condition) / (accuracy of the control - reference), None where the control is not
+        surely above it.
     """
     by_condition: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
         by_condition[row["condition"]][row["id"]] = row
-    without = by_condition.pop("without_boxes", {})
+    without, off = (by_condition.pop(name, {}) for name in ("without_boxes", "nothing_covered"))
     unchanged = list(by_condition.pop("unchanged", {}).values())
     effects = {name: effect for name, effect in EFFECTS.items() if {*effect[1:]} <= by_condition.keys()}
     result = {
-        "questions": len(unchanged) + len(without),
+        "questions": len(unchanged) + len(without) + len(off),
         "without_boxes": len(without),
+        "nothing_covered": len(off),
+        "several_images": sum(row.get("images", 1) > 1 for row in unchanged),
         "unanswered": _unanswered(unchanged),
         "accuracy": _cell(unchanged, "correct"),
         "conditions": {name: _condition(list(own.values())) for name, own in by_condition.items()},
@@ -59,7 +67,9 @@ def summarise(rows: Sequence[Row], reference: Reference | None = None) -> dict[s
 
 def _condition(rows: Sequence[Row]) -> dict[str, Any]:
     cells = {"accuracy": _cell(rows, "correct"), "flip_rate": _cell(rows, "flipped")}
-    return {"n": len(rows), **cells, "unanswered": _unanswered(rows)}
+    hid = [row["hid"] for row in rows if "hid" in row]
+    hid_nothing = {"hid_nothing": sum(part < LEAST_HIDDEN for part in hid)} if hid else {}
+    return {"n": len(rows), **cells, "unanswered": _unanswered(rows), **hid_nothing}
 
 
 def _unanswered(rows: Sequence[Row]) -> int:

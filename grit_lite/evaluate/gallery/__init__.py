@@ -16,16 +16,17 @@ from markupsafe import Markup
 
 from grit_lite.boxes import PALETTE
 from grit_lite.errors import UsageError
-from grit_lite.evaluate.gallery.entries import entry, text, together
+from grit_lite.evaluate.gallery.entries import entry, text
 from grit_lite.evaluate.gallery.pictures import KEPT_BYTES, Album, keep_pictures
 from grit_lite.pages import environment
-from grit_lite.pages.outcomes import examples, outcome
+from grit_lite.pages.cases import Asked, together
+from grit_lite.pages.outcomes import examples, held_against, is_right, outcome
 from grit_lite.pages.table import SYSTEMS, lines
 from grit_lite.run import read_rows, replace_text
 
 __all__ = ["keep_pictures", "write_gallery"]
 
-ENTRIES = 5_000  # questions on one page; a browser holds more, a reader does not
+ENTRIES = 5_000  # on one page; a browser holds more, a reader does not
 Case = Mapping[str, Mapping[str, Any]]
 
 
@@ -51,10 +52,14 @@ def write_gallery(folder: Path, benchmark: str) -> Path:
     return path
 
 
-def render(result: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -> str:
-    """The page of a summary and the rows of its questions by system."""
+def render(result: Mapping[str, Any], cases: Mapping[Asked, Case], folder: Path) -> str:
+    """The page of a summary and the rows of its questions by system.
+
+    Where questions were drawn several times, each draw is an entry of its own.
+    """
     systems, album, own = list(result["systems"]), Album(folder), Path(__file__).parent
-    entries = [entry(name, case, systems, album) for name, case in _chosen(cases)]
+    draws, questions = len({asked.draw for asked in cases}), len({asked.id for asked in cases})
+    entries = [entry(_name(asked, draws), case, systems, album) for asked, case in _chosen(cases)]
     templates = environment(own)
     style = templates.get_template("gallery.css").render(palette=PALETTE)
     script = (own / "gallery.js").read_text(encoding="utf-8")
@@ -66,6 +71,8 @@ def render(result: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -
         datasets=sorted({item["dataset"] for item in entries}),
         without_picture=sum(item["picture"] is None for item in entries),
         asked=len(cases),
+        questions=questions,
+        noun=(noun := "questions" if draws < 2 else "draws"),
         entries=len(entries),
         kept_mib=KEPT_BYTES // 2**20,
         facts=facts({key: value for key, value in result.items() if key not in ("systems", "paired")}),
@@ -76,7 +83,10 @@ def render(result: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -
             ],
             "entries": entries,
             "pictures": album.addresses,
+            "sizes": album.sizes,
             "colours": len(PALETTE),
+            "noun": noun,
+            "against": held_against(systems),
         },
         style=Markup(style),
         script=Markup(script),
@@ -84,8 +94,12 @@ def render(result: Mapping[str, Any], cases: Mapping[str, Case], folder: Path) -
     )
 
 
-def _chosen(cases: Mapping[str, Case]) -> list[tuple[str, Case]]:
-    """All questions, or as many as fit: fixed, broken, both wrong and both right in turn, in the order of the file."""
+def _name(asked: Asked, draws: int) -> str:
+    return asked.id if draws < 2 else f"{asked.id}, draw {asked.draw + 1}"
+
+
+def _chosen(cases: Mapping[Asked, Case]) -> list[tuple[Asked, Case]]:
+    """All, or as many as fit: each outcome in turn, in the order of the file."""
     items = list(cases.items())
     return [items[index] for index in sorted(examples([outcome(case) for _, case in items], ENTRIES))]
 
@@ -97,11 +111,11 @@ def _is_plain(entries: Sequence[Mapping[str, Any]], system: int) -> bool:
 
 
 def failures(cases: Sequence[Case], systems: Sequence[str]) -> list[tuple[str, list[int]]]:
-    """(what went wrong, how often for each system), over all questions."""
+    """(what went wrong, how often for each system), over all questions and draws."""
     checks = {
         "no answer could be read": lambda row: row.get("answer") is None,
         "cut off at the limit of tokens": lambda row: row.get("finished") is False,
-        "not scored": lambda row: row.get("correct") is None or ("score" in row and row["score"] is None),
+        "not scored": lambda row: is_right(row) is None,
         "failed": lambda row: bool(row.get("error")),
     }
     counted = [

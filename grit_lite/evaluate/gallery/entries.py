@@ -1,23 +1,25 @@
-"""Rows of an evaluation as the gallery's script needs them: one entry per question, made of numbers and plain text.
+"""Rows of an evaluation as the gallery's script needs them: one entry per question and draw, numbers and plain text.
 
 Everything that a row says is somebody else's: texts lose what could steer a reader's eye or terminal, boxes are cut at
 the picture's edge, and a number that is none is left out.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from grit_lite.answer import plain
 from grit_lite.boxes import Box
 from grit_lite.evaluate.gallery.pictures import Album
 from grit_lite.pages.completions import FAR, Piece, drawable, pieces
+from grit_lite.pages.outcomes import is_right
 
 Row = Mapping[str, Any]
 
 TEXT_LIMIT = 2_000  # characters of a question, an answer or a name; a completion has its own limit
+IMAGE_LIMIT = 16  # of a question; no benchmark has more
 _LABELS = {
     "union_iou": "union IoU",
-    "union_iou_unscaled": "unscaled",
+    "union_iou_released": "released script",
     "f1": "F1@0.5",
     "matched_iou": "matched IoU",
     "n_boxes": "boxes",
@@ -25,19 +27,11 @@ _LABELS = {
     "disordered_rate": "corners out of order",
 }
 # Numbers of a row that say the same as its verdict, or nothing to a reader.
-_NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score", "draw")
-
-
-def together(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """The rows by question, and by system within; in the order of the file."""
-    cases: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        cases.setdefault(str(row.get("id")), {})[str(row.get("system"))] = row
-    return cases
+_NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score", "draw", "images")
 
 
 def entry(name: str, case: Mapping[str, Row], systems: Sequence[str], album: Album) -> dict[str, Any]:
-    """One question with what every system made of it; null for a system that has no row."""
+    """One question, under a name of its own, with what every system made of it; null for a system that has no row."""
     first = next(iter(case.values()))
     size = _size(first.get("size"))
     return {
@@ -47,18 +41,26 @@ def entry(name: str, case: Mapping[str, Row], systems: Sequence[str], album: Alb
         "gold": text(first.get("gold")),
         "boxes": [placed(box, size) for box in drawable(first.get("gold_boxes"))],
         "picture": album.place(first.get("image")),
+        "more": [album.place(name) for name in _more(first)],
         "size": size,
         "systems": [_said(case[system], size) if system in case else None for system in systems],
     }
+
+
+def _more(row: Row) -> list[Any]:
+    """What a row calls the pictures of its further images; None for one that it does not name."""
+    named, count = row.get("more_images"), row.get("images")
+    names = named[: IMAGE_LIMIT - 1] if isinstance(named, list) else []
+    unnamed = count - 1 - len(names) if isinstance(count, int) else 0
+    return [*names, *[None] * min(unnamed, IMAGE_LIMIT - 1 - len(names))]
 
 
 def _said(row: Row, size: Sequence[float]) -> dict[str, Any]:
     boxes = drawable(row.get("boxes"))
     completion = row.get("completion")
     completion = completion if isinstance(completion, str) else ""
-    unscored = "score" in row and row["score"] is None
     return {
-        "correct": None if unscored or row.get("correct") is None else bool(row["correct"]),
+        "correct": is_right(row),
         "lenient": bool(row.get("correct_lenient")),
         "valid": bool(row.get("valid_format")),
         "cut": row.get("finished") is False,

@@ -6,10 +6,11 @@
   const entries = data.entries.map((entry, place) => ({ ...entry, place }));
   const last = data.systems.length - 1;
   const PAGE = 25;
-  const CLEAR = { show: "all", against: "0", invalid: "", empty: "", cut: "", dataset: "", q: "", sort: "order" };
+  const AGAINST = String(data.against);
+  const CLEAR = { show: "all", against: AGAINST, invalid: "", empty: "", cut: "", dataset: "", q: "", sort: "order" };
   const DEFAULTS = { ...CLEAR, gold: "", page: "1", id: "" };
   const KINDS = { fixed: "fixed", broken: "broken", both_wrong: "both wrong", both_right: "both right",
-                  right: "right", wrong: "wrong", unscored: "not scored" };
+                  right: "right", wrong: "wrong", not_scored: "not scored" };
   const at = (id) => document.getElementById(id);
   let state = { ...DEFAULTS };
   let found = [];
@@ -35,7 +36,7 @@
   function outcome(entry) {
     const after = entry.systems[last];
     const before = entry.systems[Number(state.against)];
-    if (!after || !before || after.correct === null || before.correct === null) return "unscored";
+    if (!after || !before || after.correct === null || before.correct === null) return "not_scored";
     if (last === 0) return after.correct ? "right" : "wrong";
     if (before.correct) return after.correct ? "both_right" : "broken";
     return after.correct ? "fixed" : "both_wrong";
@@ -111,7 +112,21 @@
     const gold = entry.boxes.map((box) => boxOn(box, "gold", null));
     const own = row.boxes.map((box, number) => boxOn(box, colour(number), String(number + 1)));
     own.forEach((box, number) => (box.dataset.box = number));
-    return el("div", { class: "frame" }, image, ...gold, ...own);
+    const frame = el("div", { class: "frame" }, image, ...gold, ...own);
+    const place = note(`image 1 of ${entry.more.length + 1}; all boxes are taken to be on it`);
+    return entry.more.length ? el("div", {}, frame, place) : frame;
+  }
+
+  function pictures(entry) {
+    const all = [entry.picture, ...entry.more];
+    return el("div", { class: "pictures" }, ...all.map((number, index) => {
+      const place = `image ${index + 1} of ${all.length}`;
+      if (number === null) return note(`${place}: not kept`);
+      const [width, height] = data.sizes[number];
+      const image = el("img", { loading: "lazy", decoding: "async", width, height, alt: place });
+      image.src = data.pictures[number];
+      return el("div", {}, image, note(place));
+    }));
   }
 
   function piece([kind, text, box]) {
@@ -161,11 +176,13 @@
     const shown = pictured.length ? pictured : [last];
     const others = data.systems.map((_, index) => index).filter((index) => !shown.includes(index));
     const heading = `entry-${entry.place}`;
-    const link = el("a", { href: `#id=${encodeURIComponent(entry.id)}`, title: "address of this question" }, entry.id);
+    const own = address({ ...state, page: DEFAULTS.page, id: entry.id }); // the page is where the question is
+    const link = el("a", { href: own, title: "address of this question, among those shown" }, entry.id);
     return el("article", { class: "case", tabindex: -1, "aria-labelledby": heading, "data-entry": entry.place },
       el("h3", { id: heading }, entry.question || "(no question)"),
       note("Answer: ", el("b", {}, entry.gold), ` · ${entry.dataset} · ${KINDS[outcome(entry)]} · `, link),
       ...others.map((index) => brief(entry, index)),
+      entry.more.length ? pictures(entry) : null,
       el("div", { class: shown.length > 2 ? "row three" : "row" }, ...shown.map((index) => figure(entry, index))));
   }
 
@@ -190,7 +207,7 @@
       const { show } = button.dataset;
       count(button, show === "all" ? passing("show").length : byOutcome.get(show) ?? 0);
       button.setAttribute("aria-pressed", state.show === show);
-      if (show === "unscored") button.hidden = !entries.some((entry) => outcome(entry) === show);
+      if (show === "not_scored") button.hidden = !entries.some((entry) => outcome(entry) === show);
     }
     for (const button of document.querySelectorAll("[data-toggle]")) {
       const { toggle } = button.dataset;
@@ -213,7 +230,7 @@
 
   function draw(list) {
     at("entries").replaceChildren(...list.map(article));
-    if (!list.length) at("entries").append(el("p", { class: "empty soft" }, "No question passes these filters."));
+    if (!list.length) at("entries").append(el("p", { class: "empty soft" }, `None of the ${data.noun} passes these filters.`));
     mark();
   }
 
@@ -231,7 +248,7 @@
     state.page = String(page);
     showFilters();
     const all = found.length === entries.length;
-    at("status").textContent = all ? `${entries.length} questions` : `${found.length} of ${entries.length} questions`;
+    at("status").textContent = `${all ? "" : `${found.length} of `}${entries.length} ${data.noun}`;
     at("reset").hidden = all;
     document.querySelector(".pager").hidden = pages() < 2;
     at("page").textContent = `page ${page} of ${pages()}`;
@@ -248,9 +265,12 @@
 
   // --- the address
 
+  function address(values) {
+    return `#${new URLSearchParams(Object.entries(values).filter(([name, value]) => value !== DEFAULTS[name]))}`;
+  }
+
   function write() {
-    const kept = Object.entries(state).filter(([name, value]) => value !== DEFAULTS[name]);
-    history.replaceState(null, "", `#${new URLSearchParams(kept)}`);
+    history.replaceState(null, "", address(state));
   }
 
   function read() {
@@ -259,7 +279,7 @@
     for (const name of Object.keys(DEFAULTS)) if (said.has(name)) next[name] = said.get(name);
     if (!location.hash.includes("=")) next.id = [...said.keys()][0] ?? ""; // a bare #id
     if (!document.querySelector(`[data-show="${CSS.escape(next.show)}"]`)) next.show = "all";
-    if (!(Number(next.against) >= 0 && Number(next.against) < Math.max(1, last))) next.against = "0";
+    if (!(Number(next.against) >= 0 && Number(next.against) < Math.max(1, last))) next.against = AGAINST;
     if (!Object.hasOwn(SORTS, next.sort)) next.sort = "order";
     return next;
   }

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from grit_lite.boxes import Size
 from grit_lite.pages.completions import PICTURE_LIMIT, stored_picture
 from grit_lite.pages.outcomes import examples, outcome
 
@@ -22,35 +23,38 @@ EXACT_PIXELS = 160 * 160  # a picture no larger than this is kept exactly: a dra
 
 def keep_pictures(
     rows: Mapping[str, Sequence[Row]],
-    load: Callable[[int], Image.Image],
+    load: Callable[[int], Sequence[Image.Image]],
     folder: Path,
     benchmark: str,
     limit: int = KEPT_BYTES,
 ) -> None:
-    """Save a small copy of each question's image to `folder`/images and name it in the question's rows as `image`.
+    """Save small copies of each question's images to `folder`/images and name them in its rows.
 
-    Questions are taken from fixed, broken, both wrong and both right in turn, by a fixed seed, until the next picture
-    would make it more than `limit` bytes; the others are left out. An image that several questions share is kept once.
+    The first one is called `image`, a list of the others `more_images`, where there are any. Questions are taken from
+    fixed, broken, both wrong and both right in turn, by a fixed seed, until those of the next would make it more than
+    `limit` bytes; the others are left out. An image that several questions share is kept once.
 
     Args:
         rows: by system, every system with the same questions in the same order.
-        load: the upright image of the question with this index.
+        load: the upright images of the question with this index.
     """
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     cases = [dict(zip(rows, together, strict=True)) for together in zip(*rows.values(), strict=True)]
-    left, names = limit, set()
+    left, kept = limit, set()
     for index in examples([outcome(case) for case in cases], len(cases)):
-        data, kind = thumbnail(load(index))
-        name = f"{benchmark}-{hashlib.sha256(data).hexdigest()[:16]}.{kind}"
-        left -= 0 if name in names else len(data)
+        own = [thumbnail(image) for image in load(index)]
+        names = [f"{benchmark}-{hashlib.sha256(data).hexdigest()[:16]}.{kind}" for data, kind in own]
+        new = {name: data for name, (data, _) in zip(names, own, strict=True) if name not in kept}
+        left -= sum(map(len, new.values()))
         if left < 0:
             return
-        if name not in names:
+        for name, data in new.items():
             (images / name).write_bytes(data)
-            names.add(name)
+        kept |= new.keys()
+        first, *others = (f"images/{name}" for name in names)
         for row in cases[index].values():
-            row["image"] = f"images/{name}"
+            row |= {"image": first, **({"more_images": others} if others else {})}
 
 
 def thumbnail(image: Image.Image) -> tuple[bytes, str]:
@@ -64,12 +68,13 @@ def thumbnail(image: Image.Image) -> tuple[bytes, str]:
 
 
 class Album:
-    """The different pictures that rows name, each once, as data: addresses in the order in which they were first asked
-    for."""
+    """The different pictures that rows name, each once, as data: addresses, and sizes in pixels, in the order in which
+    they were first asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.addresses: list[str] = []
+        self.sizes: list[Size] = []
         self._places: dict[str, int | None] = {}
 
     def place(self, name: Any) -> int | None:
@@ -85,6 +90,7 @@ class Album:
         if picture is None:
             return None
         data, kind = _as_kept(self.folder / name) if max(picture.size) <= PICTURE_LIMIT else thumbnail(picture)
+        self.sizes.append(picture.size)
         self.addresses.append(f"data:image/{kind};base64,{base64.b64encode(data).decode()}")
         return len(self.addresses) - 1
 

@@ -207,6 +207,8 @@ def test_an_evaluation_asks_fewer_at_the_same_time(undisturbed, arguments, tmp_p
         assert train(monkeypatch, *arguments, *settings, "--output", halves) == 0
     results = [json.loads((folder / "eval" / "shapes.json").read_text()) for folder in (whole, halves)]
     assert [result["settings"].pop("halved_to_batch_size", None) for result in results] == [None, 4]
+    came_from = [result["settings"]["systems"]["tuned"].pop("adapter_from") for result in results]
+    assert came_from == ["whole", "halves"]
     assert results[0] == results[1]
     assert (whole / "eval" / "shapes.jsonl").read_bytes() == (halves / "eval" / "shapes.jsonl").read_bytes()
 
