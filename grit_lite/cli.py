@@ -226,6 +226,13 @@ def evaluate(
     faithfulness_questions: Annotated[
         int | None, typer.Option(min=1, help="Of how many answers with boxes.", show_default="all")
     ] = None,
+    faithfulness_judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Who says which boxes a chain speaks of: a model at $OPENAI_BASE_URL that sees.",
+            show_default="the model itself",
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions at the same time.")] = 32,
     shard: Annotated[
         str | None, typer.Option(help="i/n: ask this part only, of n processes; the last one makes the table.")
@@ -249,11 +256,13 @@ def evaluate(
         raise UsageError("--compare puts another run beside a run; a model has none.")
     if faithfulness_questions is not None and not faithfulness:
         raise UsageError("--faithfulness-questions says how many; add --faithfulness.")
+    if faithfulness_judge is not None and not faithfulness:
+        raise UsageError("--faithfulness-judge says who reads; add --faithfulness.")
     processes.join()
     part = Shard(processes.index(), processes.count()) if shard is None else Shard.read(shard)
     against = None if compare == "base" else Path(compare)
     asked = (tuple(benchmarks or ()), questions, source, against, seeds, temperature, judge, batch_size, part)
-    wish = Wish(*asked, faithfulness, faithfulness_questions)
+    wish = Wish(*asked, faithfulness, faithfulness_questions, faithfulness_judge)
     folder = run or output or Path("runs") / f"model-{Path(str(model)).name}"
     results = evaluate_again(folder, wish) if run else _evaluate_model(str(model), folder, wish)
     if as_json:

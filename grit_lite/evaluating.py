@@ -16,7 +16,7 @@ from grit_lite.evaluate.benchmarks import Benchmark, find
 from grit_lite.evaluate.faithfulness.examination import examine, read_examination
 from grit_lite.evaluate.judging import proven_for
 from grit_lite.fitting import free_memory, memory_explained
-from grit_lite.judge import Judge, judge_of
+from grit_lite.judge import WHICH_PICTURE, Endpoint, Judge, judge_of, open_judge
 from grit_lite.recipe import Recipe, load_recipe
 from grit_lite.report import write_report
 from grit_lite.run import contents
@@ -35,6 +35,7 @@ class Wish:
         seeds: how often each question is asked, at a temperature; none is once and greedily, or at `temperature`.
         faithfulness: whether to ask as well what the answers of the last system hang on, and
             `faithfulness_questions`, of how many whose answers have boxes; None is all.
+        faithfulness_judge: a model that sees which picture a chain belongs to; None is the one that is measured.
     """
 
     benchmarks: tuple[str, ...] = ()
@@ -48,6 +49,7 @@ class Wish:
     shard: Shard = WHOLE
     faithfulness: bool = False
     faithfulness_questions: int | None = None
+    faithfulness_judge: str | None = None
 
     def decoding(self, recipe: Recipe) -> Decoding:
         """How completions are drawn.
@@ -118,11 +120,12 @@ def evaluate_model(
     """
     evaluations = begin(folder, recipe, wish)
     judge = judge_for(evaluations, recipe if wish.judge is None else recipe.model_copy(update={"judge": wish.judge}))
+    reader = reader_for(wish, recipe)
     stop = StopRequest()
 
     def asking() -> list[str]:
         with memory_explained(recipe.model):
-            return ask_all(evaluations, recipe, adapter, wish, other, stop.interrupt_if_asked)
+            return ask_all(evaluations, recipe, adapter, wish, other, stop.interrupt_if_asked, reader)
 
     try:
         with stop:
@@ -221,6 +224,25 @@ def judge_for(evaluations: Sequence[Begun], recipe: Recipe) -> Judge | None:
     return proven_for(judge_of(recipe), judged) if judged else None
 
 
+def reader_for(wish: Wish, recipe: Recipe) -> Endpoint | None:
+    """The judge that says which picture a chain belongs to, once it has shown that it sees; None for the model itself.
+
+    Raises:
+        UsageError: it is no model.
+        JudgeError: it does not see what is plain to see, or it does not answer.
+    """
+    if wish.faithfulness_judge is None:
+        return None
+    judge = open_judge(wish.faithfulness_judge, budget=recipe.judge_budget, seconds=recipe.judge_seconds)
+    if not isinstance(judge, Endpoint):
+        raise UsageError(
+            f"--faithfulness-judge {wish.faithfulness_judge} sees no pictures. Name a model at OPENAI_BASE_URL that "
+            "does; or leave it out, and the model that is measured reads by itself."
+        )
+    judge.prove(WHICH_PICTURE)
+    return judge
+
+
 def ask_all(
     evaluations: Sequence[Begun],
     recipe: Recipe,
@@ -228,13 +250,14 @@ def ask_all(
     wish: Wish,
     other: Recipe | None,
     between_batches: Callable[[], None],
+    reader: Endpoint | None = None,
 ) -> list[str]:
     """Ask the model, then that of the other run where there is one; the systems in the order of the table."""
     asked = {name: system for name, system in SYSTEMS.items() if adapter or not system.use_adapter}
     backend = open_backend(recipe, adapter)
     ask(evaluations, backend, asked, between_batches, adapter)
     if wish.faithfulness:
-        examine_all(evaluations, backend, list(asked)[-1], wish.faithfulness_questions, between_batches)
+        examine_all(evaluations, backend, list(asked)[-1], wish.faithfulness_questions, between_batches, reader)
     if (against := wish.against) is None or other is None:
         return list(asked)
     if adapter and in_place(recipe, other, adapter, against / "adapter"):
@@ -273,6 +296,7 @@ def examine_all(
     system: str,
     most: int | None,
     between_batches: Callable[[], None],
+    reader: Endpoint | None = None,
 ) -> None:
     """Ask one system of the model what its answers hang on, in every benchmark."""
     with evaluation_progress() as show:
@@ -282,7 +306,7 @@ def examine_all(
                 show(f"{of} {what}", done, total)
                 between_batches()
 
-            examine(begun.evaluation, backend, begun.name, system, progress, most)
+            examine(begun.evaluation, backend, begun.name, system, progress, most, reader)
 
 
 # What two runs must have in common for one to lend the other its model.

@@ -1,17 +1,19 @@
 """An OpenAI-style endpoint on this machine, which says what a test wants it to say and remembers what it was asked."""
 
+import base64
 import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-from grit_lite.judge import RUBRICS, Item
+from grit_lite.judge import RUBRICS, WHICH_PICTURE, Item, Pictures
 
 KEY = "sk-a-key-that-nobody-may-see"
 MODEL = "a-judge-2026-01-01"  # what the server calls the model that is asked for as "a-judge"
-CANARIES = {canary.item: canary.lowest for rubric in RUBRICS.values() for canary in rubric.canaries}
+CANARIES = {canary.item: canary.lowest for rubric in (*RUBRICS.values(), WHICH_PICTURE) for canary in rubric.canaries}
 
 
 class Response(Exception):
@@ -39,16 +41,16 @@ class JudgeServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, say: Callable[[Item], str]) -> None:
+    def __init__(self, say: Callable[[Any], str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.address = f"http://127.0.0.1:{self.server_port}/v1"
         self.say = say
-        self.say_to_canary: Callable[[Item], str] = lambda item: verdict(CANARIES[item])
+        self.say_to_canary: Callable[[Any], str] = right
         self.refuses: set[str] = set()
         self.model = MODEL
         self.finish_reason = "stop"
         self.key: str | None = None
-        self.asked: list[Item] = []
+        self.asked: list[Item | Pictures] = []
         self.bodies: list[dict] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
@@ -106,10 +108,34 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(0.01 if pieces else 0)
 
 
-def item_of(body: dict) -> Item:
+def item_of(body: dict) -> Item | Pictures:
     """What a request asks about, read as the judge's model would read it."""
-    data = json.loads(body["messages"][-1]["content"].partition("\n")[2])
+    content = body["messages"][-1]["content"]
+    if isinstance(content, list):
+        return pictures_of(content)
+    data = json.loads(content.partition("\n")[2])
     return Item(data["question"], data["standard_answer"], data["answer"], data.get("context", ""))
+
+
+def pictures_of(parts: list[dict]) -> Pictures:
+    """The files that the data URIs hold, by what is written above each, and the text."""
+    kinds = [part["type"] for part in parts]
+    assert kinds == ["text", "image_url", "text", "image_url", "text"], kinds
+    assert [parts[0]["text"], parts[2]["text"]] == ["Picture A:", "Picture B:"]
+    uris = [part["image_url"]["url"].partition(",") for part in parts if part["type"] == "image_url"]
+    assert {start for start, _, _ in uris} == {"data:image/jpeg;base64"}
+    first, second = (base64.b64decode(content, validate=True) for _, _, content in uris)
+    return Pictures(first, second, json.loads(parts[-1]["text"].partition("\n")[2])["text"])
+
+
+def right(canary: Item | Pictures) -> str:
+    """What a judge says that is right about a canary."""
+    score = CANARIES[canary]
+    return choice("BA"[score]) if isinstance(canary, Pictures) else verdict(score)
+
+
+def choice(letter: str) -> str:
+    return json.dumps({"reason": "It speaks of what is in the box.", "picture": letter})
 
 
 def verdict(score: object, reason: str = "It says the same.") -> str:
@@ -117,7 +143,7 @@ def verdict(score: object, reason: str = "It says the same.") -> str:
 
 
 @contextmanager
-def served(say: Callable[[Item], str] = lambda item: verdict(1)) -> Iterator[JudgeServer]:
+def served(say: Callable[[Any], str] = lambda item: verdict(1)) -> Iterator[JudgeServer]:
     with JudgeServer(say) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield server

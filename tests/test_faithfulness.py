@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judge_server import choice, served
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from grit_lite.answer import GRIT_PROMPT, number_spans, parse
 from grit_lite.backends import Generated, Request, open_backend
 from grit_lite.boxes import Box, BoxSpace, draw, iou
 from grit_lite.cli import app
-from grit_lite.errors import UsageError
+from grit_lite.errors import JudgeError, UsageError
 from grit_lite.evaluate import SYSTEMS, Decoding, Evaluation
 from grit_lite.evaluate.faithfulness import CONDITIONS, faithfulness, reasoning_correlation, summarise
 from grit_lite.evaluate.faithfulness.conditions import Case
@@ -43,6 +44,8 @@ from grit_lite.evaluate.faithfulness.interventions import (
 from grit_lite.evaluate.faithfulness.table import table
 from grit_lite.evaluate.question import Question, from_triplet
 from grit_lite.evaluate.runner import Asking
+from grit_lite.evaluating import Wish, begin, finished
+from grit_lite.judge import as_sent
 from grit_lite.pages.faithfulness import LABELS, lines, sentences
 from grit_lite.recipe import load_recipe
 from grit_lite.report.evaluation import benchmark as report_on
@@ -900,6 +903,86 @@ def test_the_command_line_asks_prints_and_writes_it(run):
     assert result["faithfulness"]["without_boxes"] == result["n"] == 4
 
 
-def test_a_number_of_questions_without_the_thing_itself_is_refused(run):
-    with pytest.raises(UsageError, match="add --faithfulness"):
-        CliRunner().invoke(app, ["eval", str(run), "--faithfulness-questions", "2"], catch_exceptions=False)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--faithfulness-questions", "2"], "add --faithfulness"),
+        (["--faithfulness-judge", "gpt-4o"], "add --faithfulness"),
+        (["--faithfulness", "--faithfulness-judge", "rules"], "rules sees no pictures"),
+        (["--faithfulness", "--faithfulness-judge", "none"], "none sees no pictures"),
+    ],
+)
+def test_what_does_not_go_with_faithfulness_is_refused(run, options, said):
+    with pytest.raises(UsageError, match=said):
+        CliRunner().invoke(app, ["eval", str(run), *options], catch_exceptions=False)
+
+
+@pytest.fixture
+def spoken(run):
+    """(the run, its questions by the name of a thing): as if its model had written a chain about that thing."""
+    recipe = finished(run)
+    evaluation = begin(run, recipe, Wish(faithfulness=True))[0].evaluation
+    backend = open_backend(recipe, run / "adapter")
+    asked = Asking(backend, evaluation.decoding, 32).prepare(evaluation.questions, SYSTEMS["tuned"])
+    things = dict(zip(("cup", "hat", "key", "pen"), evaluation.questions, strict=True))
+    chains = [f"<think> The {name} is at {corners(one)}. </think><answer> yes" for name, one in things.items()]
+    said = [Generated(text, 30, True, one.size) for text, one in zip(chains, things.values(), strict=True)]
+    evaluation.completions.add({one.key: generated for one, generated in zip(asked, said, strict=True)})
+    return run, things
+
+
+def corners(question):
+    return [int(number) for number in question.boxes[0]] if question.boxes else [5, 5, 40, 40]
+
+
+def test_a_judge_that_sees_reads_in_the_place_of_the_model(spoken, monkeypatch, tmp_path):
+    run, things = spoken
+    marked = {name: pixels(as_sent(draw(one.load_images()[0], [Box(*corners(one))]))) for name, one in things.items()}
+
+    def look(item):
+        """Right about the chain of these pictures, and about any other always for the first."""
+        own = next(mark for name, mark in marked.items() if name in item.text)
+        away = [np.abs(own - pixels(picture)).mean() for picture in item[:2]]
+        return choice("A" if min(away) > 1 or away[0] < away[1] else "B")
+
+    with served(look) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        command = ["eval", str(run), "--faithfulness", "--faithfulness-judge", "a-judge"]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 0, done.output
+        assert len(server.asked) == 16
+        assert all("[…, …, …, …]" in item.text and "<answer>" not in item.text for item in server.asked)
+        assert CliRunner().invoke(app, command).exit_code == 0
+        assert len(server.asked) == 16
+    found = read_examination(run / "eval", "shapes")["correlation"]
+    assert [found[name]["value"] for name in ("correlation", "other_text")] == [1.0, 0.5]
+    assert (found["unanswered"], found["ties"]) == (0, 0)
+    assert (found["reader"]["judge"], found["reader"]["cached"]) == ("a-judge", 16)
+    for text in (done.stdout, (run / "report.html").read_text()):
+        assert "Reasoning correlation, with a-judge as the reader: 1.00" in " ".join(text.split())
+
+
+def pixels(file):
+    with Image.open(io.BytesIO(file)) as image:
+        return np.asarray(image, dtype=float)
+
+
+def test_a_judge_that_sees_nothing_is_refused_before_the_model_is_asked(run, monkeypatch, tmp_path):
+    with served() as server:
+        server.say_to_canary = lambda item: choice("B")
+        monkeypatch.setenv("OPENAI_BASE_URL", server.address)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        command = ["eval", str(run), "--faithfulness", "--faithfulness-judge", "a-judge"]
+        with pytest.raises(JudgeError, match="It may not see pictures at all"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not list((run / "eval").glob("*.completions*"))
+
+
+def test_it_is_said_who_read_and_how_often_no_picture_was_named(examined):
+    assert examined["correlation"]["reader"] is None
+    assert any("with the model as its own reader" in said for said in sentences(examined))
+    read = {**examined["correlation"], "reader": {"judge": "gpt-4o"}, "unanswered": 3}
+    said = sentences({**examined, "correlation": read})
+    assert any("with gpt-4o as the reader" in one for one in said)
+    assert said[-1] == "3 of 32 readings named no picture, which is no preference."

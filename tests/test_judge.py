@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from judge_server import CANARIES, KEY, MODEL, Response, item_of, served, verdict
+from judge_server import KEY, MODEL, Response, item_of, right, served, verdict
 from transformers import PreTrainedTokenizerBase
 
 from grit_lite import cli
@@ -440,7 +440,7 @@ def test_every_rubric_that_questions_name_is_proven_before_a_model_is_asked(at_s
 
 
 def test_a_judge_that_is_fooled_in_one_rubric_of_the_questions_is_refused(server, judge):
-    server.say_to_canary = lambda item: verdict(CANARIES[item] if not item.context else 6)
+    server.say_to_canary = lambda item: verdict(6) if item.context else right(item)
     questions = [
         Question("1", "What?", "4", (), (1, 1), scorer="judge", facts=facts) for facts in ({}, {"rubric": "mmhal"})
     ]

@@ -4,13 +4,14 @@
     rules    the rules of `scorers` decide in the judge's place: free, offline, always the same
     NAME     a language model at an OpenAI-style endpoint (OPENAI_BASE_URL, OPENAI_API_KEY)
 
-A judge that has no verdict abstains; it never pays a silent zero. `rubrics` is what is asked, `replies` how what
-comes back is read, `endpoint` who is asked, `cache` what was answered before.
+A judge that has no verdict abstains; it never pays a silent zero. `rubrics` is what is asked, `pictures` the
+same of a judge that sees, `replies` how what comes back is read, `endpoint` who is asked, `cache` what was said before.
 """
 
 from collections.abc import Callable, Sequence
 
 from grit_lite.judge.endpoint import Endpoint, from_environment, reply
+from grit_lite.judge.pictures import WHICH_PICTURE, Pictures, as_sent
 from grit_lite.judge.replies import stated_score
 from grit_lite.judge.rubrics import MMHAL, RIGHT_OR_WRONG, RUBRICS, Item, Rubric
 from grit_lite.recipe import Recipe
@@ -20,10 +21,13 @@ __all__ = [
     "MMHAL",
     "RIGHT_OR_WRONG",
     "RUBRICS",
+    "WHICH_PICTURE",
     "Endpoint",
     "Item",
     "Judge",
+    "Pictures",
     "Rubric",
+    "as_sent",
     "by_rules",
     "can_rate",
     "judge_of",

@@ -29,7 +29,7 @@ from grit_lite.answer import plain
 from grit_lite.errors import JudgeError, RecipeError
 from grit_lite.judge.cache import Cache, cache_file
 from grit_lite.judge.replies import READER
-from grit_lite.judge.rubrics import RIGHT_OR_WRONG, RUBRICS, Item, Rubric
+from grit_lite.judge.rubrics import RIGHT_OR_WRONG, AnyRubric, Item
 
 T = TypeVar("T")
 
@@ -41,6 +41,8 @@ READINGS = 3  # replies for one answer that cannot be read
 LONGEST_PAUSE = 8.0  # seconds, unless the endpoint asks for more
 MAX_BYTES = 2**20  # of a response
 _PASSING = {408, 409, 425, 429}  # and all from 500 on
+_UNFIT = {400, 422, 501}  # something in the request that it does not take
+_NOT_THERE = "See that it runs, and that OPENAI_BASE_URL is its address, ending in /v1"
 # What a server may refuse: gpt-5 and its like take no temperature, small servers no schema. Tried in this order.
 _FORMS = (("response_format", "temperature"), ("temperature",), ("response_format",), ())
 
@@ -130,6 +132,7 @@ class Endpoint:
         self._secrets = [secret for secret in (key, url.password) if secret]
         self.counts: Counter[str] = Counter(asked=0, cached=0, abstained=0, failed=0, requests=0)
         self._answers_as: dict[str, str] = {}  # by rubric: the model's own name, once it has passed the canaries
+        self._prompts: dict[str, str] = {}  # by rubric: its digest
         self._names: set[str] = set()
         self._form = _FORMS[0]
         self._has_answered = False
@@ -156,7 +159,7 @@ class Endpoint:
         self._decided = dict(zip(items, self.rate(items, more_follow=more_follow), strict=True))
 
     def rate(
-        self, items: Sequence[Item], rubric: Rubric = RIGHT_OR_WRONG, *, more_follow: bool = False
+        self, items: Sequence[Any], rubric: AnyRubric = RIGHT_OR_WRONG, *, more_follow: bool = False
     ) -> list[float | None]:
         """The score of each answer, in the rubric's range; None where there is no verdict.
 
@@ -181,7 +184,7 @@ class Endpoint:
         found |= zip(unknown, self._together(unknown, rubric, batch), strict=True)
         return [found[item] for item in items]
 
-    def prove(self, rubric: Rubric = RIGHT_OR_WRONG) -> None:
+    def prove(self, rubric: AnyRubric = RIGHT_OR_WRONG) -> None:
         """Have the canaries of a rubric judged, once.
 
         Raises:
@@ -193,16 +196,16 @@ class Endpoint:
         self._settle_form(items[0], rubric)
         replies = self._in_threads(lambda item: self._canary(item, rubric), items)
         wrong = [
-            f"score {score}: {canary.item.predicted!r} to {canary.item.question!r} (right: {canary.item.gold!r})"
+            rubric.complaint(canary, score)
             for canary, (score, _) in zip(rubric.canaries, replies, strict=True)
             if score is None or not canary.lowest <= score <= canary.highest
         ]
         if wrong:
             raise self._ended(
                 f"The judge {self.model} at {self.address} is wrong where right and wrong are plain, so it is not "
-                f"believed (rubric {rubric.name}):\n" + "\n".join(wrong) + "\nName a stronger model with judge=."
+                f"believed (rubric {rubric.name}):\n" + "\n".join(wrong) + f"\n{rubric.advice}"
             )
-        self._answers_as[rubric.name] = replies[0].model
+        self._answers_as[rubric.name], self._prompts[rubric.name] = replies[0].model, rubric.digest
 
     def facts(self) -> dict[str, Any]:
         """Who judged, by what, and how often; for run.json and summaries."""
@@ -210,7 +213,7 @@ class Endpoint:
             "judge": self.model,
             "address": self.address,
             "model": sorted({*self._names, *self._answers_as.values()}),
-            "prompts": {name: RUBRICS[name].digest for name in sorted(self._answers_as)},
+            "prompts": dict(sorted(self._prompts.items())),
             "sent_with": list(self._form),
             **self.counts,
             **({"last_failure": self._last_failure} if self._last_failure else {}),
@@ -218,32 +221,33 @@ class Endpoint:
 
     # canaries
 
-    def _settle_form(self, item: Item, rubric: Rubric) -> None:
+    def _settle_form(self, item: Any, rubric: AnyRubric) -> None:
         """Find what the server takes of a schema and a temperature."""
         for self._form in _FORMS:
             try:
                 self._patiently(item, rubric, time.monotonic() + self.seconds)
                 return
             except _Refused as refused:
-                if refused.status not in {400, 422, 501} or self._form == _FORMS[-1]:
-                    raise self._cannot_be_asked(refused) from refused
+                if refused.status not in _UNFIT or self._form == _FORMS[-1]:
+                    raise self._cannot_be_asked(refused, rubric) from refused
             except _Passing as failure:
                 raise self._cannot_be_asked(failure) from failure
 
-    def _canary(self, item: Item, rubric: Rubric) -> Verdict:
+    def _canary(self, item: Any, rubric: AnyRubric) -> Verdict:
         try:
             return self._patiently(item, rubric, time.monotonic() + self.seconds)
         except (_Refused, _Passing) as failure:
             raise self._cannot_be_asked(failure) from failure
 
-    def _cannot_be_asked(self, failure: Exception) -> JudgeError:
+    def _cannot_be_asked(self, failure: Exception, rubric: AnyRubric | None = None) -> JudgeError:
         key = "Set OPENAI_API_KEY to a key of this endpoint"
         advice = {
             401: key,
             402: "Pay for it, or name another",
             403: key,
             404: f"It has no model {self.model}, or OPENAI_BASE_URL is not its address, which ends in /v1",
-        }.get(getattr(failure, "status", 0), "See that it runs, and that OPENAI_BASE_URL is its address, ending in /v1")
+            **dict.fromkeys(_UNFIT, rubric.if_refused if rubric else _NOT_THERE),
+        }.get(getattr(failure, "status", 0), _NOT_THERE)
         return self._ended(f"The judge {self.model} at {self.address} cannot be asked: {failure}. {advice}.")
 
     def _ended(self, message: str) -> JudgeError:
@@ -254,10 +258,10 @@ class Endpoint:
 
     # one answer after another
 
-    def _together(self, items: Sequence[Item], rubric: Rubric, batch: _Batch) -> list[float | None]:
+    def _together(self, items: Sequence[Any], rubric: AnyRubric, batch: _Batch) -> list[float | None]:
         return self._in_threads(lambda item: self._decide(item, rubric, batch), items) if items else []
 
-    def _in_threads(self, work: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
+    def _in_threads(self, work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
         """`work` on each item; one that raises ends all."""
         pool = ThreadPoolExecutor(min(CONCURRENT, len(items)), thread_name_prefix="judge")
         try:
@@ -268,7 +272,7 @@ class Endpoint:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _decide(self, item: Item, rubric: Rubric, batch: _Batch) -> float | None:
+    def _decide(self, item: Any, rubric: AnyRubric, batch: _Batch) -> float | None:
         """The score of an answer, cached; None if there is no verdict, which is counted."""
         if self._end is not None:
             raise self._end
@@ -312,7 +316,7 @@ class Endpoint:
         missing, total = self.counts["abstained"] + self.counts["failed"], batch.before + batch.total
         return f"{missing} of {total} answers so far" if missing > max(SPARED, SHARE * total) else None
 
-    def _patiently(self, item: Item, rubric: Rubric, end: float) -> Verdict:
+    def _patiently(self, item: Any, rubric: AnyRubric, end: float) -> Verdict:
         """What comes of an answer by the time `end`; its score is None after three replies that cannot be read.
 
         Raises:
@@ -341,7 +345,7 @@ class Endpoint:
 
     # one request
 
-    def _request(self, item: Item, rubric: Rubric, end: float) -> Reply:
+    def _request(self, item: Any, rubric: AnyRubric, end: float) -> Reply:
         self._spend()
         try:
             status, headers, content = self._post(self._body(item, rubric), end)
@@ -364,7 +368,7 @@ class Endpoint:
                 )
             self.counts["requests"] += 1
 
-    def _body(self, item: Item, rubric: Rubric) -> dict[str, Any]:
+    def _body(self, item: Any, rubric: AnyRubric) -> dict[str, Any]:
         options = {"response_format": rubric.response_format, "temperature": 0}
         chosen = {name: options[name] for name in self._form}
         return {"model": self.model, "messages": rubric.messages(item), **chosen}
@@ -411,10 +415,10 @@ class Endpoint:
             text = text.replace(secret, "***")
         return " ".join(plain(text).split())[:200]
 
-    def _key_of(self, item: Item, rubric: Rubric) -> str:
+    def _key_of(self, item: Any, rubric: AnyRubric) -> str:
         """Of everything that decides a verdict, the query of the address and the model's name of today included."""
         judge = [self.address, str(self._url.params), self.model, self._answers_as[rubric.name]]
-        return hashlib.sha256(json.dumps([*judge, rubric.digest, READER, *item]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([*judge, rubric.digest, READER, *rubric.identity(item)]).encode()).hexdigest()
 
 
 @functools.cache

@@ -8,6 +8,7 @@ as nobody writes about a score that they do not give.
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 READER = 2  # raised whenever a reply may be read as something else than before: old verdicts are not served then
@@ -25,6 +26,24 @@ def stated_score(reply: str, highest: int) -> float | None:
     """
     found = _score(reply, highest)
     return found if found is not None and 0 <= found <= highest else None
+
+
+def stated_choice(reply: str, name: str, choices: Sequence[str]) -> str | None:
+    """The one of a few capital letters that a reply states plainly, as `stated_score` states a number; else None.
+
+    That is `name` of a JSON object, or the last line where it is the letter alone, or "Picture: B" for the name.
+    """
+    text = what_is_said(reply)
+    if text is None:
+        return None
+    if (whole := object_in(text)) is not None:
+        value = value_in(whole, name)
+        return value if value in choices else None
+    lines = [" ".join(_MARKUP.sub(" ", line).split()).lower() for line in text.splitlines() if line.strip("` \t")]
+    lead = rf"(?:(?:so|thus|therefore|the|my|final)[ ,:]+)*(?:(?:{name}|answer)(?: is)?)?[ :]*"
+    letter = rf"(?:{lead})?[(]?([a-z])[)]?[.!]?"
+    stated = [found[1].upper() if (found := re.fullmatch(letter, line)) else None for line in lines]
+    return stated[-1] if stated and {*stated} - {None} == {stated[-1]} and stated[-1] in choices else None
 
 
 def _score(reply: str, highest: int) -> float | None:

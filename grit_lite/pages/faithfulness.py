@@ -117,9 +117,20 @@ def _correlation(found: Mapping[str, Any]) -> list[str]:
     own, other, gap = (found[name] for name in ("correlation", "other_text", "difference"))
     if own["value"] is None:
         return []
-    said = f"Reasoning correlation, with the model as its own reader: {number(own['value'])} ({_decimals(own)})"
+    said = f"Reasoning correlation, {_reader(found)}: {number(own['value'])} ({_decimals(own)})"
     apart = f"so that {number(gap['difference'], 2, '+')} ({_decimals(gap)}) is owed to the text. By chance it is 0.50."
-    return [f"{said}; with the text of another chain {number(other['value'])}, {apart}"]
+    return [f"{said}; with the text of another chain {number(other['value'])}, {apart}", *_unanswered(found)]
+
+
+def _unanswered(found: Mapping[str, Any]) -> list[str]:
+    """Each question has four readings."""
+    count, readings = found["unanswered"], 4 * found["correlation"]["n"]
+    return [f"{count} of {readings} readings named no picture, which is no preference."] if count else []
+
+
+def _reader(found: Mapping[str, Any]) -> str:
+    reader = found.get("reader")
+    return f"with {reader['judge']} as the reader" if reader else "with the model as its own reader"
 
 
 def _decimals(cell: Mapping[str, Any]) -> str:

@@ -8,7 +8,8 @@ another, hides the coordinates in the text, and asks GPT-4o which copy the text 
   with a liking for one place is not misled by it, and one that knows nothing else scores a half, not by luck;
 - the same is asked with the text of another chain: boxes on things look unlike boxes on nothing, so that a reader may
   find the right image without the text, and only the difference is owed to what the text says;
-- the reader is the model itself, by how much likelier one answer is than the other, or a judge that says A or B;
+- the reader is the model itself, by how much likelier one answer is than the other, or a judge that says A or B, to
+  whom the text is data like everything else that a judge is shown;
 - intervals are over images instead of a deviation over repetitions.
 """
 
@@ -24,9 +25,10 @@ from grit_lite.boxes import draw
 from grit_lite.evaluate.faithfulness.conditions import Case
 from grit_lite.evaluate.faithfulness.interventions import cover_elsewhere, distinct, with_numbers
 from grit_lite.evaluate.statistics import mean_interval, paired_difference
+from grit_lite.judge import WHICH_PICTURE, Endpoint, Pictures, as_sent
 
 Row = dict[str, Any]
-Pair = tuple[Sequence[Image.Image], str]  # two images and what is asked about them
+Pair = tuple[tuple[Image.Image, Image.Image], str]  # two images and the text of a chain
 # For each pair, how far the first image is preferred to the second, below 0 if it is not; None where nothing was said.
 Reader = Callable[[Sequence[Pair]], list[float | None]]
 
@@ -65,8 +67,7 @@ def correlate(
         right = draw(case.image, distinct(case.boxes, case.image.size))
         wrong = draw(case.image, cover_elsewhere(case.boxes, case.image.size, generator))
         for text in (without_numbers(case.answer), other):
-            asked = QUESTION.replace("{text}", text)
-            pairs += [((right, wrong), asked), ((wrong, right), asked)]
+            pairs += [((right, wrong), text), ((wrong, right), text)]
     said = reader(pairs)
     return [_row(case, said[4 * k : 4 * k + 4]) for k, case in enumerate(cases)]
 
@@ -108,7 +109,7 @@ def by_itself(backend: Backend, *, use_adapter: bool = True, batch_size: int = 8
     special = backend.processor.tokenizer.all_special_tokens
 
     def read(pairs: Sequence[Pair]) -> list[float | None]:
-        requests = [Request(tuple(images), _spelt_out(special, text)) for images, text in pairs]
+        requests = [Request(tuple(images), _spelt_out(special, _asked(text))) for images, text in pairs]
         found = backend.log_likelihoods(requests, ANSWERS, use_adapter=use_adapter, batch_size=batch_size)
         return [first - second for first, second in found]
 
@@ -118,7 +119,32 @@ def by_itself(backend: Backend, *, use_adapter: bool = True, batch_size: int = 8
 def by_judge(judge: Callable[[Sequence[Image.Image], str], str | None]) -> Reader:
     """A judge that answers "A" or "B"; anything else is no answer. It is asked once for each pair."""
     worth: dict[str, float] = {"A": 1.0, "B": -1.0}
-    return lambda pairs: [worth.get((judge(images, text) or "").strip().rstrip(".").upper()) for images, text in pairs]
+
+    def read(pairs: Sequence[Pair]) -> list[float | None]:
+        said = (judge(images, _asked(text)) or "" for images, text in pairs)
+        return [worth.get(one.strip().rstrip(".").upper()) for one in said]
+
+    return read
+
+
+def by_endpoint(judge: Endpoint) -> Reader:
+    """A judge that sees pictures, asked about several pairs at the same time.
+
+    Raises, when it reads:
+        JudgeError: as `Endpoint.rate`.
+    """
+
+    def read(pairs: Sequence[Pair]) -> list[float | None]:
+        sent = {id(image): as_sent(image) for images, _ in pairs for image in images}
+        items = [Pictures(sent[id(first)], sent[id(second)], text) for (first, second), text in pairs]
+        scores = judge.rate(items, WHICH_PICTURE, more_follow=True)
+        return [None if score is None else 2 * score - 1 for score in scores]
+
+    return read
+
+
+def _asked(text: str) -> str:
+    return QUESTION.replace("{text}", text)
 
 
 def _spelt_out(special: Sequence[str], text: str) -> str:

@@ -15,9 +15,11 @@ from grit_lite.boxes import Size
 from grit_lite.errors import ModelError, OutOfMemory
 from grit_lite.evaluate import Evaluation
 from grit_lite.evaluate.faithfulness import faithfulness, reasoning_correlation, summarise
+from grit_lite.evaluate.faithfulness.correlation import by_endpoint
 from grit_lite.evaluate.question import Question
 from grit_lite.evaluate.rows import score_of
 from grit_lite.evaluate.runner import SYSTEMS, Asking, Completions, Decoding, Progress, key, within_memory
+from grit_lite.judge import Endpoint
 from grit_lite.run import replace_text, write_json
 
 Row = Mapping[str, Any]
@@ -27,20 +29,28 @@ REFERENCE = "base_direct"  # the base at its best, which boxes are to add to
 
 
 def examine(
-    evaluation: Evaluation, backend: Backend, name: str, system: str, progress: Progress, most: int | None = None
+    evaluation: Evaluation,
+    backend: Backend,
+    name: str,
+    system: str,
+    progress: Progress,
+    most: int | None = None,
+    judge: Endpoint | None = None,
 ) -> dict[str, Any]:
     """The summary of one system's faithfulness, after it and its rows were written as faithfulness/<name>.json(l).
 
-    Besides what `summarise` says, it has the same of each dataset, and the reasoning correlation with the model itself
-    as the reader.
+    Besides what `summarise` says, it has the same of each dataset, and the reasoning correlation, whose `reader` says
+    which judge it was; None is the model itself.
 
     Args:
         evaluation: has asked the system, once and greedily, and it is what the backend is now.
         most: how many questions whose answers have boxes; None for all.
+        judge: one that sees pictures, to read in the place of the model.
 
     Raises:
         OutOfMemory: not even one question at a time fits.
         UsageError: another process is writing into the folder.
+        JudgeError: as `Endpoint.rate`; what the model said, and what was judged, is kept.
     """
     folder = evaluation.folder / FOLDER
     asking = Asking(backend, Decoding(evaluation.decoding.max_new_tokens), evaluation.batch_size)
@@ -60,7 +70,7 @@ def examine(
             score=partial(_is_right, backend.spec),
             **options,
         )
-        read, correlation = _correlation(remembering, *asked, options)
+        read, correlation = _correlation(remembering, *asked, judge, options)
     settings = {
         **asking.describe(SYSTEMS[system]),
         "max_new_tokens": evaluation.decoding.max_new_tokens,
@@ -153,12 +163,18 @@ def _reference(evaluation: Evaluation) -> dict[str, float] | None:
 
 
 def _correlation(
-    backend: Backend, questions: Sequence[Question], rows: Sequence[Row], options: Mapping[str, Any]
+    backend: Backend,
+    questions: Sequence[Question],
+    rows: Sequence[Row],
+    judge: Endpoint | None,
+    options: Mapping[str, Any],
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    reader = None if judge is None else by_endpoint(judge)
     try:
-        return reasoning_correlation(backend, questions, rows, **options)
+        found, summary = reasoning_correlation(backend, questions, rows, reader=reader, **options)
     except (ModelError, OutOfMemory) as error:  # the other numbers do not hang on it
         return [], {"obstacle": str(error)}
+    return found, {**summary, "reader": None if judge is None else judge.facts()}
 
 
 def _by_dataset(found: Sequence[Row], reference: Mapping[str, float] | None) -> dict[str, Any]:
