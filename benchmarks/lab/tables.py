@@ -116,6 +116,14 @@ class Tables:
             lines.append([str(seed), *(percent(share.interval()) for share in shares), iou, wrong])
         return markdown(titles, lines)
 
+    def share(self, arm: str, kind: str) -> str:
+        """Of right greedy answers, in percent, for a sentence."""
+        return f"{100 * self.results.values(arm, 'correct', [kind]).mean:.0f}"
+
+    def faithful_share(self, arm: str, condition: str) -> str:
+        """Of right answers to relation questions under a condition, in percent, for a sentence."""
+        return f"{100 * self.results.faithful(arm, condition).mean:.0f}"
+
     def settings(self, group: Group) -> str:
         """What each arm of a group changes, and why."""
         lines = [[f"`{arm.id}`", _said(arm), arm.why] for arm in group.arms]
