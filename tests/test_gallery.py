@@ -499,6 +499,8 @@ def test_filters_count_draws_where_there_are_several(browser, tmp_path):
     assert browser.ask("document.getElementById('status').textContent") == "2 of 6 draws"
     browser.open(write_gallery(tmp_path, "mine"), "#id=q1%2C+draw+3")
     assert browser.ask("document.activeElement.querySelector('a').textContent") == "q1, draw 3"
+    browser.open(tmp_path / "mine.html", "#q1")
+    assert browser.ask("document.activeElement.querySelector('a').textContent") == "q1, draw 1"
 
 
 @needs_browser

@@ -509,7 +509,7 @@ def test_the_worked_example_is_a_benchmark_of_ones_own(tmp_path):
     asked = "How many cars are parked?\nAnswer with a single number."
     assert (question.text, question.gold, question.dataset, question.scorer) == (asked, "4", "north", "number")
     assert [tuple(box) for box in question.boxes] == [(10, 20, 40, 30)]
-    with pytest.raises(DataError, match="parking is not on the hub; give a copy of it with --source"):
+    with pytest.raises(NotFetched, match="parking is not on the hub; give a copy of it with --source"):
         find(f"{example}:PARKING").questions()
     assert len(example.read_text().partition('"""\n\n')[2].splitlines()) < 30
 

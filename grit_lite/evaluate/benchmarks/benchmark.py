@@ -178,7 +178,7 @@ class Benchmark:
         if source is not None:
             return copy_at(source)
         if not self.hub:
-            raise DataError(f"{self.name} is not on the hub; give a copy of it with --source.")
+            raise NotFetched(f"{self.name} is not on the hub; give a copy of it with --source.")
         patterns = [self._pattern(self.table, configuration) for configuration in self.configurations]
         joined = [self._pattern(self.join.table, self.join.configuration)] if self.join else []
         return fetched(Repository(self.hub, self.revision), [*patterns, *joined, *self.also])

@@ -277,11 +277,15 @@
     const said = new URLSearchParams(location.hash.slice(1));
     const next = { ...DEFAULTS };
     for (const name of Object.keys(DEFAULTS)) if (said.has(name)) next[name] = said.get(name);
-    if (!location.hash.includes("=")) next.id = [...said.keys()][0] ?? ""; // a bare #id
+    if (!location.hash.includes("=")) next.id = first([...said.keys()][0] ?? ""); // a bare #id
     if (!document.querySelector(`[data-show="${CSS.escape(next.show)}"]`)) next.show = "all";
     if (!(Number(next.against) >= 0 && Number(next.against) < Math.max(1, last))) next.against = AGAINST;
     if (!Object.hasOwn(SORTS, next.sort)) next.sort = "order";
     return next;
+  }
+
+  function first(id) {
+    return entries.find((entry) => entry.id === id || entry.id.startsWith(`${id}, draw `))?.id ?? id;
   }
 
   function follow() {
