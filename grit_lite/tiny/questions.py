@@ -5,6 +5,7 @@ are drawn so that one object's place alone does not give the answer away. A chai
 that pre-training can weigh what decides the style of an answer apart from what makes it right.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
@@ -55,15 +56,17 @@ class Asked:
     concluded: Pieces = ()
 
 
-def held_out(kinds: Sequence[Kind], per_kind: int, split: Split = "test") -> list[SceneQuestion]:
-    """`per_kind` questions of each kind about scenes of a split; always the same ones for the same arguments.
+def held_out(kinds: Sequence[Kind], per_kind: int, split: Split = "test", first: int = 0) -> list[SceneQuestion]:
+    """`per_kind` questions of each kind about scenes of a split, from the scene `first` on.
+
+    Always the same ones for the same arguments.
 
     A question of the split `new_pairs` is about at least one object of such a pair; a scene of `more` that had no room
     for its least number of objects is left out.
     """
     questions = []
     for kind in kinds:
-        index, wanted = 0, len(questions) + per_kind
+        index, wanted = first, len(questions) + per_kind
         while len(questions) < wanted:
             scene = make_scene(index, split)
             asked = ask(kind, np.random.default_rng([index, KINDS.index(kind)]), scene)
@@ -142,17 +145,18 @@ def _is_at(shape: Shape, opening: str) -> Pieces:
     )
 
 
-def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5) -> Asked:
+def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5, farthest: float = math.inf) -> Asked:
     """A relation question about two boxes that nobody drew, for learning to read coordinates without a picture.
 
-    `usual` is the share that asks for left of or above. Comparing what is stated with what is asked is an exclusive or:
-    learned from one side first, it is a habit with exceptions instead, which gradients find sooner.
+    `usual` is the share that asks for left of or above; the boxes are at most `farthest` pixels apart on the axis.
+    Comparing what is stated with what is asked is an exclusive or: learned from one side first, it is a habit with
+    exceptions instead, which gradients find sooner.
     """
     names = sorted(_SEEN)
     first, second = rng.choice(len(names), 2, replace=False)
     while True:
         a, b = (Shape(names[k][0], names[k][1], _imagined_box(rng)) for k in (first, second))
-        if abs(middle(a.box)[axis] - middle(b.box)[axis]) >= LEAST_DISTANCE:
+        if LEAST_DISTANCE <= abs(middle(a.box)[axis] - middle(b.box)[axis]) <= farthest:
             asked = ("left of", "above")[axis]
             asked = asked if rng.random() < usual else OPPOSITE[asked]
             return relation(rng, a, b, true_relation(a.box, b.box, axis), asked)
