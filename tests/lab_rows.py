@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmarks.lab.measuring import CHANGES, SAMPLED, packed
 from benchmarks.lab.one import identity
-from benchmarks.lab.study import ASKED, Study
+from benchmarks.lab.study import ASKED, DIRECT, Study
 
 KINDS = ("relation", "count", "attribute", "existence", *SAMPLED)
 
@@ -25,16 +25,19 @@ def _row(study, arm, seed, n, sets, chance) -> dict:
     rng = np.random.default_rng([seed, zlib.crc32(arm.id.encode())])
     asked = arm.method in ASKED
     outcomes = {name: packed([_outcome(rng, chance, k, asked) for k in range(n)]) for name in sets}
-    if arm.method != "direct":
+    if arm.method not in DIRECT:
         again = n // 2  # of the relation questions
         right = np.array([rng.random(again) < share for share in (chance, chance, chance / 2, chance / 2, 1 - chance)])
         names = ("unchanged", "mask_random", "mask_predicted", "wrong_boxes", "swapped_boxes")
         assert {*names[1:]} == {*CHANGES}
         kept = {name: bits(values) for name, values in zip(names, right, strict=True)}
-        outcomes["faithfulness"] = {"n": again, **kept, "applies": bits(np.ones(again))}
+        answered = {name: bits(np.ones(again)) for name in names}
+        boxed = bits(np.full(again, not asked))
+        outcomes["faithfulness"] = {"n": again, **kept, "applies": boxed, "answered": answered}
     return {
         **identity(study, arm, seed),
         "date": "2026-01-02T03:04:05+00:00",
+        "commit": "c0ffee",
         "machine": "2 cores of a machine",
         "threads": 1,
         "versions": {"torch": "2.13.0"},
@@ -49,9 +52,9 @@ def _outcome(rng, chance, number, asked) -> SimpleNamespace:
     boxed = number % 5 > 0
     iou = float(rng.beta(8, 2)) if boxed and not asked else 0.0
     return SimpleNamespace(
-        correct=rng.random() < chance,
+        correct=(right := rng.random() < chance),
+        correct_lenient=right,
         valid_format=not asked,
-        finished=True,
         tokens=60,
         iou=iou if boxed else None,
         f1=float(iou > 0.5) if boxed else None,

@@ -38,11 +38,10 @@ def page(given: Any) -> int:
 
 
 def target(given: Any) -> int:
-    from benchmarks.lab.analysis import Results
-    from benchmarks.lab.results import read
+    from benchmarks.lab.page import read_results
     from benchmarks.lab.target import report
 
-    text, met = report(Results(*read(given.output)))
+    text, met = report(read_results(given.output, load_study(given.study)))
     print(text)
     return 0 if met else 1
 

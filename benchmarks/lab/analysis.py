@@ -1,26 +1,23 @@
-"""Rows to numbers: means with intervals over seeds and scenes, paired differences with their tests, Holm's correction.
+"""Rows to numbers: means with intervals over seeds and scenes, paired differences with their tests.
 
-All runs answer the same questions, so seeds and scenes are crossed. The bootstrap draws seeds, then scenes, the same
-drawn scenes for every drawn seed (Owen, "The pigeonhole bootstrap", 2007); questions about one scene are drawn
-together. With one seed only scenes are drawn.
+All runs answer the same questions, so seeds and scenes are crossed, and a mean varies with both. Five seeds are too few
+to be drawn from, so nothing is resampled: the two variances are added, and few seeds widen an interval by Student's t.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, replace
+from math import inf, sqrt
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
-from benchmarks.lab.measuring import BITS, unpack_bits, unpack_levels
+from benchmarks.lab.measuring import BITS, FAITHFUL, unpack_bits, unpack_levels
+from benchmarks.lab.study import ASKED
 from grit_lite.errors import DataError
-from grit_lite.evaluate.statistics import CONFIDENCE
+from grit_lite.evaluate.statistics import CONFIDENCE, holm, standard_error, wilson_limits
 
-RESAMPLES = 10_000
-SEED = 0
-FAITHFUL = "faithfulness"
-PLAIN = ("relation", "count", "attribute", "existence")
+KINDS = ("relation", "count", "attribute", "existence")
 Row = Mapping[str, Any]
 
 
@@ -42,12 +39,14 @@ class Values:
         seeds: of the rows of the table.
         counts: (questions,) 1 where the question has the measure, 0 where it has none, such as boxes.
         scenes: (questions,) the number of the scene that each is about.
+        is_share: whether each value is a yes or a no.
     """
 
     table: np.ndarray
     seeds: tuple[int, ...]
     counts: np.ndarray
     scenes: np.ndarray
+    is_share: bool
 
     def minus(self, other: "Values") -> "Values":
         """Question by question, over the seeds that both have.
@@ -59,63 +58,66 @@ class Values:
         if not shared:
             raise DataError("Two arms have no seed in common, so they cannot be paired.")
         mine, theirs = (one.table[[one.seeds.index(seed) for seed in shared]] for one in (self, other))
-        return Values(mine - theirs, shared, self.counts, self.scenes)
+        return replace(self, table=mine - theirs, seeds=shared, is_share=False)
 
     def above_untrained(self, untrained: "Values") -> "Values":
         """Question by question, above a model that has no seed: it was not trained, and answers greedily."""
-        return Values(self.table - untrained.table, self.seeds, self.counts, self.scenes)
+        return replace(self, table=self.table - untrained.table, is_share=False)
 
     def first(self, n: int) -> "Values":
         """On the first n questions alone."""
-        return Values(self.table[:, :n], self.seeds, self.counts[:n], self.scenes[:n])
+        return replace(self, table=self.table[:, :n], counts=self.counts[:n], scenes=self.scenes[:n])
 
     def of_seed(self, seed: int) -> "Values":
-        return Values(self.table[[self.seeds.index(seed)]], (seed,), self.counts, self.scenes)
+        return replace(self, table=self.table[[self.seeds.index(seed)]], seeds=(seed,))
 
     @property
     def mean(self) -> float:
-        return float((self.table * self.counts).sum() / (self.counts.sum() * len(self.table)))
+        return float(self.by_seed.mean())
 
     @property
     def by_seed(self) -> np.ndarray:
         """(seeds,) means."""
         return (self.table * self.counts).sum(1) / self.counts.sum()
 
-    @cached_property
-    def draws(self) -> np.ndarray:
-        """(RESAMPLES,) means over drawn seeds and drawn scenes."""
-        numbers = np.unique(self.scenes, return_inverse=True)[1]
-        scenes = numbers.max() + 1
-        sums = np.stack([np.bincount(numbers, row * self.counts, scenes) for row in self.table])  # (seeds, scenes)
-        sizes = np.bincount(numbers, self.counts, scenes)
-        seeds, drawn = _times_drawn("seeds", len(self.table)), _times_drawn("scenes", scenes)
-        of_seed = drawn @ sums.T.astype(np.float32)  # (RESAMPLES, seeds)
-        return (seeds * of_seed).sum(1) / (len(self.table) * np.maximum(drawn @ sizes.astype(np.float32), 1e-12))
-
     def interval(self) -> Interval:
-        low, high = np.percentile(self.draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-        return Interval(self.mean, float(low), float(high), int(self.counts.sum()))
+        """A share has Wilson's, of as many questions as leave as much doubt; anything else has Student's."""
+        (error, degrees), n = self._error(), int(self.counts.sum())
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
+        if not self.is_share:
+            return Interval(self.mean, self.mean - half, self.mean + half, n)
+        return Interval(self.mean, *wilson_limits(self.mean, self._worth(half, n)), n)
+
+    def _worth(self, half: float, n: int) -> float:
+        """The number of independent questions that leave as much doubt as half an interval, never more than n.
+
+        As `share` of `grit_lite.evaluate.statistics`: where all answers are alike, one scene is worth one question.
+        """
+        variance = self.mean * (1 - self.mean)
+        if variance == 0:
+            return len(np.unique(self.scenes[self.counts > 0]))
+        doubt = half / stats.norm.ppf((1 + CONFIDENCE) / 2)
+        return float(variance / max(doubt**2, variance / n))
 
     def p(self) -> float:
-        """Two-sided, of a mean of 0: twice the share of draws on the lesser side of it, never 0."""
-        lesser = min((self.draws <= 0).sum(), (self.draws >= 0).sum())
-        return float(min(1.0, 2 * (lesser + 1) / (RESAMPLES + 1)))
+        """Two-sided, of a mean of 0."""
+        error, degrees = self._error()
+        return float(2 * stats.t.sf(abs(self.mean) / error, degrees)) if error else float(self.mean == 0)
 
+    def _error(self) -> tuple[float, float]:
+        """(standard error of the mean over other seeds and other scenes, its degrees of freedom).
 
-@functools.lru_cache(maxsize=16)
-def _times_drawn(what: Literal["seeds", "scenes"], n: int) -> np.ndarray:
-    """(RESAMPLES, n) float32: how often each of n is drawn, the same in every comparison; one alone is always drawn."""
-    rng = np.random.default_rng([SEED, ("seeds", "scenes").index(what)])
-    return rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float32)
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values (1979), in the order of the given ones."""
-    order = np.argsort(p)
-    steps = np.minimum(1.0, np.asarray(p)[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.maximum.accumulate(steps)
-    return adjusted.tolist()
+        The variances of the means over seeds and over scenes are added; what an answer varies beyond both is in each,
+        so the error is rather too large than too small. Degrees of freedom of such a sum: Satterthwaite (1946).
+        """
+        has_it = self.counts > 0
+        over_scenes = standard_error(self.table.mean(0)[has_it], self.scenes[has_it].tolist()) ** 2
+        parts = [(over_scenes, len(np.unique(self.scenes[has_it])) - 1)]
+        if len(self.seeds) > 1:
+            parts.append((float(self.by_seed.var(ddof=1)) / len(self.seeds), len(self.seeds) - 1))
+        total = sum(variance for variance, _ in parts)
+        below = sum(variance**2 / degrees for variance, degrees in parts if variance)
+        return sqrt(total), total**2 / below if below else inf
 
 
 class Results:
@@ -132,48 +134,54 @@ class Results:
         for row in sorted((row for row in rows if "error" not in row), key=lambda row: row["seed"]):
             self.rows.setdefault(row["arm"], []).append(row)
 
+    def method(self, arm: str) -> str:
+        return self.rows[arm][0]["method"]
+
+    def untrained(self) -> list[str]:
+        """The arms that ask the model as it is."""
+        return [arm for arm in self.rows if self.method(arm) in ASKED]
+
     def values(self, arm: str, measure: str, sets: Sequence[str]) -> Values:
         """A measure of an arm over all questions of the sets.
 
         Args:
-            measure: correct, valid_format, finished, iou, f1 or tokens.
+            measure: correct, correct_lenient, valid_format, iou, f1 or tokens.
         """
         rows = self.rows[arm]
         table = np.stack([np.concatenate([_unpacked(row, measure, name) for name in sets]) for row in rows])
         counts = np.concatenate([_counted(rows[0], measure, name) for name in sets])
         scenes = np.concatenate([np.asarray(self.header["scenes"][name]) for name in sets])
-        return Values(table, tuple(row["seed"] for row in rows), counts, scenes)
+        return Values(table, tuple(row["seed"] for row in rows), counts, scenes, measure in BITS)
 
-    def faithful(self, arm: str, condition: str) -> Values:
-        """Which of the first relation questions are right under a condition of `faithfulness`."""
+    def faithful(self, arm: str, condition: str, measure: str = "correct") -> Values:
+        """Which of the first relation questions are right, or answered, under a condition of `faithfulness`."""
         rows = self.rows[arm]
         kept = [row["outcomes"][FAITHFUL] for row in rows]
-        table = np.stack([unpack_bits(one[condition], one["n"]) for one in kept]).astype(float)
+        bits = [one["answered"][condition] if measure == "answered" else one[condition] for one in kept]
+        table = np.stack([unpack_bits(one, kept[0]["n"]) for one in bits]).astype(float)
         scenes = np.asarray(self.header["scenes"]["relation"][: table.shape[1]])
-        return Values(table, tuple(row["seed"] for row in rows), np.ones(table.shape[1]), scenes)
+        return Values(table, tuple(row["seed"] for row in rows), np.ones(table.shape[1]), scenes, is_share=True)
 
-    def sets(self) -> list[str]:
-        return list(self.header["scenes"])
+    def writes_boxes(self, arm: str) -> bool:
+        """Whether most of its answers to relation questions have boxes that can be changed."""
+        return all(FAITHFUL in row["outcomes"] for row in self.rows[arm]) and self.faithful(arm, "applies").mean > 0.5
 
     def best_untrained(self, kind: str) -> str:
-        """The arm that asks the untrained model in the way that answers most questions of a kind right.
+        """The arm that asks the untrained model in the way that answers most questions of a kind right, tags or none.
 
         Raises:
             DataError: no such arm has been measured.
         """
-        arms = [arm for arm in self.rows if arm.startswith("untrained/")]
-        if not arms:
+        if not self.untrained():
             raise DataError("There are no rows of the untrained model: python -m benchmarks.lab --only untrained")
-        return max(arms, key=lambda arm: self.values(arm, "correct", [kind]).mean)
+        return max(self.untrained(), key=lambda arm: self.values(arm, "correct_lenient", [kind]).mean)
 
 
 def _unpacked(row: Row, measure: str, name: str) -> np.ndarray:
     kept = row["outcomes"][name]
-    return (
-        unpack_bits(kept[measure], kept["n"]).astype(float)
-        if measure in BITS
-        else unpack_levels(measure, kept[measure])
-    )
+    if measure in BITS:
+        return unpack_bits(kept[measure], kept["n"]).astype(float)
+    return unpack_levels(measure, kept[measure])
 
 
 def _counted(row: Row, measure: str, name: str) -> np.ndarray:
@@ -183,8 +191,7 @@ def _counted(row: Row, measure: str, name: str) -> np.ndarray:
     return np.ones(kept["n"]) if has_all else unpack_bits(kept["boxed"], kept["n"]).astype(float)
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """An arm against another on the same questions and seeds.
 
     Attributes:
@@ -192,7 +199,6 @@ class Comparison:
         p: Holm's, over all arms that the same measure was compared for.
     """
 
-    arm: str
     difference: Interval
     seeds: int
     p: float
@@ -209,8 +215,7 @@ def compare(
         for arm, other in pairs.items()
         if {*found[arm].seeds} & {*found[other].seeds}
     }
-    adjusted = holm([gap.p() for gap in gaps.values()]) if gaps else []
+    adjusted = holm([gap.p() for gap in gaps.values()])
     return {
-        arm: Comparison(arm, gap.interval(), len(gap.seeds), p)
-        for (arm, gap), p in zip(gaps.items(), adjusted, strict=True)
+        arm: Comparison(gap.interval(), len(gap.seeds), p) for (arm, gap), p in zip(gaps.items(), adjusted, strict=True)
     }

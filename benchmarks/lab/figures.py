@@ -5,7 +5,7 @@ alone.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.lab.analysis import FAITHFUL, Results, Values
+from benchmarks.lab.analysis import Interval, Results
 from benchmarks.lab.measuring import SAMPLED
-from benchmarks.lab.study import DEFAULT, DRAWN, Study
+from benchmarks.lab.study import ASKED, DEFAULT, DRAWN, Study
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK = "#0072B2", "#D55E00", "#CC79A7"
@@ -27,6 +27,13 @@ _CONDITIONS = {
     "wrong_boxes": "wrong boxes\nin the chain",
     "swapped_boxes": "boxes swapped\nin the chain",
 }
+_LINES = ((SKY, "-"), (BLACK, "-"), (RED, "--"), (GREEN, ":"), (PINK, "-."))
+_SHOWN: Mapping[str, tuple[str, Sequence[str]]] = {
+    "relation, right in %": ("correct", ["relation"]),
+    "count, right in %": ("correct", ["count"]),
+    "samples of valid format in %": ("valid_format", list(SAMPLED)),
+}
+_FAITHFUL = {"default/tiny": ("GRPO-GR", BLUE, ""), "fine-tuning/chains": ("supervised fine-tuning", ORANGE, "//")}
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "lab",  # the same rows give the same file
@@ -58,13 +65,10 @@ def write_figures(results: Results, study: Study, folder: Path) -> dict[str, Pat
 
 
 def by_count(results: Results, study: Study) -> dict[int, str]:
-    """The arms that differ in their drawn triplets alone, by the number of them; else the default one."""
-    default = next(arm for arm in study.arms() if arm.id == DEFAULT)
-    counts = {study.recipe_of(default, 0).triplets or 0: DEFAULT}
-    for arm in study.arms():
-        if arm.settings.keys() == {"triplets", "data"} and arm.settings["data"] == DRAWN and arm.id in results.rows:
-            counts[arm.settings["triplets"]] = arm.id
-    return {count: arm for count, arm in sorted(counts.items()) if arm in results.rows}
+    """The arms of nothing but triplets that each seed draws, by the number of them."""
+    drawn = [arm for arm in study.arms() if arm.settings.keys() == {"triplets", "data"} and arm.id in results.rows]
+    counts = {arm.settings["triplets"]: arm.id for arm in drawn if arm.settings["data"] == DRAWN}
+    return dict(sorted(counts.items()))
 
 
 def curves(results: Results, study: Study) -> Figure | None:
@@ -88,9 +92,6 @@ def curves(results: Results, study: Study) -> Figure | None:
     return figure
 
 
-_LINES = ((SKY, "-"), (BLACK, "-"), (RED, "--"), (GREEN, ":"), (PINK, "-."))
-
-
 def triplets(results: Results, study: Study) -> Figure | None:
     """Answers against the number of triplets, above what the untrained model can do."""
     counts = by_count(results, study)
@@ -99,7 +100,9 @@ def triplets(results: Results, study: Study) -> Figure | None:
     figure = Figure(figsize=(8, 3))
     for axes, kind in zip(figure.subplots(1, 2, sharey=True), ("relation", "count"), strict=True):
         found = [results.values(arm, "correct", [kind]) for arm in counts.values()]
-        _with_intervals(axes, list(counts), found, BLUE)
+        cells = [values.interval() for values in found]
+        means = [100 * cell.value for cell in cells]
+        axes.errorbar(list(counts), means, _spread(cells), color=BLUE, marker="D", markersize=5, capsize=3)
         for count, values in zip(counts, found, strict=True):
             axes.plot([count] * len(values.table), 100 * values.by_seed, "o", color=GREY, markersize=3, alpha=0.6)
         _floor(axes, results, kind)
@@ -112,39 +115,30 @@ def triplets(results: Results, study: Study) -> Figure | None:
 
 def arms(results: Results, study: Study) -> Figure | None:
     """Every trained arm, group under group, beside the default arm: greedy answers, and the form of samples."""
-    listed = [(group.name, arm.id) for group in study.groups for arm in group.arms if arm.id in results.rows]
-    listed = [(group, arm) for group, arm in listed if not arm.startswith("untrained/")]
+    listed = [arm.id for arm in study.arms() if arm.id in results.rows and arm.method not in ASKED]
     if DEFAULT not in results.rows or len(listed) < 2:
         return None
     figure = Figure(figsize=(9, 0.6 + 0.24 * len(listed)))
     places = -np.arange(len(listed))
     for axes, (title, of) in zip(figure.subplots(1, 3, sharey=True), _SHOWN.items(), strict=True):
-        found = [results.values(arm, *of).interval() for _, arm in listed]
+        found = [results.values(arm, *of).interval() for arm in listed]
         default = results.values(DEFAULT, *of).interval()
         axes.axvspan(100 * default.low, 100 * default.high, color=SKY, alpha=0.25, linewidth=0)
         axes.axvline(100 * default.value, color=BLUE, linewidth=1)
-        for place, (_, arm), cell in zip(places, listed, found, strict=True):
+        for place, arm, cell in zip(places, listed, found, strict=True):
             colour, marker = (BLUE, "D") if arm == DEFAULT else (BLACK, "o")
             axes.plot([100 * cell.low, 100 * cell.high], [place, place], color=colour, linewidth=1.2)
             axes.plot(100 * cell.value, place, color=colour, marker=marker, markersize=4)
         axes.set(title=title)
-        axes.set_yticks(places, [arm for _, arm in listed])
+        axes.set_yticks(places, listed)
         axes.grid(axis="x", color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
     return figure
 
 
-_SHOWN: Mapping[str, tuple[str, Sequence[str]]] = {
-    "relation, right in %": ("correct", ["relation"]),
-    "count, right in %": ("correct", ["count"]),
-    "samples of valid format in %": ("valid_format", list(SAMPLED)),
-}
-
-
 def faithfulness(results: Results, study: Study) -> Figure | None:
     """Answers about relations with the boxes taken away or made wrong: reinforced, and fine-tuned beside it."""
-    shown = {"default/tiny": ("GRPO-GR", BLUE, ""), "fine-tuning/sft": ("supervised fine-tuning", ORANGE, "//")}
-    shown = {arm: style for arm, style in shown.items() if _is_faithful(results, arm)}
+    shown = {arm: style for arm, style in _FAITHFUL.items() if arm in results.rows}
     if not shown:
         return None
     figure = Figure(figsize=(8, 3))
@@ -155,8 +149,7 @@ def faithfulness(results: Results, study: Study) -> Figure | None:
         places = np.arange(len(cells)) + (number - (len(shown) - 1) / 2) * width
         heights = [100 * cell.value for cell in cells]
         axes.bar(places, heights, 0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=label)
-        spread = [[100 * (cell.value - cell.low) for cell in cells], [100 * (cell.high - cell.value) for cell in cells]]
-        axes.errorbar(places, heights, spread, fmt="none", ecolor=BLACK, elinewidth=1, capsize=2)
+        axes.errorbar(places, heights, _spread(cells), fmt="none", ecolor=BLACK, elinewidth=1, capsize=2)
     _floor(axes, results, "relation")
     axes.set_xticks(range(len(_CONDITIONS)), list(_CONDITIONS.values()))
     axes.set(title="relation questions, right answers in %", ylim=(0, 102))
@@ -164,26 +157,19 @@ def faithfulness(results: Results, study: Study) -> Figure | None:
     return figure
 
 
-def _is_faithful(results: Results, arm: str) -> bool:
-    return arm in results.rows and FAITHFUL in results.rows[arm][0]["outcomes"]
-
-
 def _floor(axes: Any, results: Results, kind: str) -> None:
     """A dashed line at what the untrained model reaches with its best prompt."""
-    if not any(arm.startswith("untrained/") for arm in results.rows):
+    if not results.untrained():
         return
     best = results.best_untrained(kind)
-    value = 100 * results.values(best, "correct", [kind]).mean
+    value = 100 * results.values(best, "correct_lenient", [kind]).mean
     axes.axhline(value, color=RED, linestyle="--", linewidth=1)
-    text = f"untrained at its best ({best.removeprefix('untrained/')}): {value:.0f} %"
+    text = f"untrained at its best ({results.method(best)}): {value:.0f} %"
     axes.annotate(
         text, (0.99, value), (0, 2), ("axes fraction", "data"), "offset points", color=RED, ha="right", fontsize=7.5
     )
 
 
-def _with_intervals(axes: Any, places: Sequence[float], found: Sequence[Values], colour: str) -> None:
-    cells = [values.interval() for values in found]
-    means = [100 * cell.value for cell in cells]
-    spread = [[100 * (cell.value - cell.low) for cell in cells], [100 * (cell.high - cell.value) for cell in cells]]
-    options: Mapping[str, Any] = {"color": colour, "marker": "D", "markersize": 5, "capsize": 3, "linewidth": 1.5}
-    axes.errorbar(places, means, spread, **options)
+def _spread(cells: Iterable[Interval]) -> np.ndarray:
+    """(2, cells) in percent: how far each interval reaches below and above its value."""
+    return 100 * np.array([(cell.value - cell.low, cell.high - cell.value) for cell in cells]).T

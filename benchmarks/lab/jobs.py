@@ -65,6 +65,8 @@ class Jobs:
 
     def _one(self, arm: Arm, seed: int) -> bool:
         """Whether the run has written its row; if not, its failure is one."""
+        if self._stopping.is_set():
+            return False
         log = self.scratch / "logs" / f"{arm.group}-{arm.name}-seed-{seed}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.lab.one", arm.id, str(seed), "--study", self.study_file]
@@ -72,8 +74,13 @@ class Jobs:
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
         with log.open("wb") as file:
-            child = subprocess.Popen([*map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment)
+            # A session of its own: Ctrl-C in a terminal reaches this process, which asks the child to end, once.
+            child = subprocess.Popen(
+                [*map(str, command)], stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
             self._children.add(child)
+            if self._stopping.is_set():  # since it was looked at above
+                child.terminate()
             code = child.wait()
             self._children.discard(child)
         if code and not self._stopping.is_set():

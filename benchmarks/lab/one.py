@@ -5,6 +5,7 @@ python -m benchmarks.lab.one GROUP/ARM SEED
 
 import argparse
 import hashlib
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,9 +14,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from benchmarks.lab import results
+from benchmarks.lab import ROOT, results
 from benchmarks.lab.measuring import Asker, Questions, Style, held_out_questions, measure
-from benchmarks.lab.study import ASKED, STUDY, Arm, Study, load_study
+from benchmarks.lab.study import ASKED, DIRECT, STUDY, Arm, Study, load_study
 from benchmarks.lab.training import cost, train
 from benchmarks.lab.triplets import embedded_with_chains
 from benchmarks.measure import cores
@@ -34,13 +35,14 @@ def carry_out(study: Study, arm: Arm, seed: int, scratch: Path, share: float = 1
     recipe = study.recipe_of(arm, seed, data="embedded")
     backend = open_backend(recipe, adapter)
     versions = backend.describe()["versions"]
-    style: Style = "direct" if arm.method == "direct" else "grounded"
+    style: Style = "direct" if arm.method in DIRECT else "grounded"
     asker = Asker(backend, style, recipe.max_completion_tokens, *_example(arm))
     with cost() as spent:
         measures, outcomes = measure(asker, questions, report=lambda name: print(f"asking: {name}", flush=True))
     return {
         **identity(study, arm, seed),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
         "machine": cores(),
         "threads": torch.get_num_threads(),
         "versions": versions,
@@ -60,6 +62,19 @@ def identity(study: Study, arm: Arm, seed: int) -> results.Row:
         "settings": dict(arm.settings),
         "recipe": study.recipe_of(arm, seed).model_dump(mode="json"),
     }
+
+
+def commit() -> str | None:
+    """Of the code that runs, with a + where it has been changed since; None where there is no git repository."""
+    head = _git("rev-parse", "HEAD")
+    return head and head + "+" * bool(_git("status", "--porcelain", "--", "grit_lite", "benchmarks/lab", "recipes"))
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.check_output(["git", "-C", ROOT, *arguments], text=True, stderr=subprocess.DEVNULL).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def header(study: Study, questions: Questions) -> results.Row:

@@ -17,7 +17,9 @@ from grit_lite.recipe import Recipe, load_recipe
 STUDY = ROOT / "recipes" / "lab" / "study.yaml"
 DEFAULT = "default/tiny"
 ASKED = ("direct", "grounded", "one-shot", "one-shot-image")  # methods that train nothing
-METHODS = ("grpo", "sft", *ASKED)
+FINE_TUNED = ("sft", "sft-direct")  # on chains written by rule; on bare answers
+METHODS = ("grpo", *FINE_TUNED, *ASKED)
+DIRECT = ("direct", "sft-direct")  # methods whose model is asked without the GRIT prompt
 DRAWN = "drawn"
 
 
@@ -166,6 +168,8 @@ def _arm(path: Path, group: str, said: _Group, name: str) -> Arm:
         raise RecipeError(f"{path}: {group}/{name} says no `why`. Give its reason in a few words.")
     if method not in METHODS:
         raise RecipeError(f"{path}: {group}/{name} has the method {method!r}. Methods are {', '.join(METHODS)}.")
+    if method in FINE_TUNED and {"data", "triplets"} & settings.keys():
+        raise RecipeError(f"{path}: {group}/{name} is fine-tuned on the package's triplets, and can have no others.")
     if settings.get("data") == DRAWN and not isinstance(settings.get("triplets"), int):
         raise RecipeError(f"{path}: {group}/{name} draws its data, so it must say how many `triplets`.")
     return Arm(group, name, method, settings, why, tuple(range(said.seeds)))

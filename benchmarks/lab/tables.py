@@ -5,13 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 
-from benchmarks.lab.analysis import FAITHFUL, PLAIN, Comparison, Interval, Results, Values, compare
+from benchmarks.lab.analysis import KINDS, Comparison, Interval, Results, Values, compare
 from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
-from benchmarks.lab.study import DEFAULT, Arm, Group, Study
-from benchmarks.lab.target import checks
+from benchmarks.lab.study import DEFAULT, DIRECT, Arm, Group, Study
+from benchmarks.lab.target import ALL_SEEDS, checks
 
-COMPARED = (("correct", ("relation",)), ("correct", ("count",)), ("valid_format", PLAIN))
+RELATION, COUNT = ("correct", ("relation",)), ("correct", ("count",))
+RIGHT_SAMPLES, VALID_SAMPLES = ("correct", tuple(SAMPLED)), ("valid_format", tuple(SAMPLED))
+COMPARED = (RELATION, COUNT, VALID_SAMPLES, RIGHT_SAMPLES)
 NOTHING = "–"
+LEAST_P = 0.001
+Measure = tuple[str, tuple[str, ...]]
 Column = Callable[[str], str]
 
 
@@ -30,20 +34,23 @@ def decimals(cell: Interval) -> str:
 
 
 def points(cell: Interval) -> str:
+    """A difference; one of 0 without an interval is of answers of which none differs."""
+    if cell.low == cell.high == 0:
+        return "0.0 (none differs)"
     text = f"{100 * cell.value:+.1f} ({100 * cell.low:+.1f} … {100 * cell.high:+.1f})"
     return text.replace("-", "−")
 
 
 class Tables:
-    """Everything that the page shows as a table, from the rows of one file."""
+    """Everything that the page shows as a table, and the numbers of its sentences, from the rows of one file."""
 
     def __init__(self, results: Results, study: Study) -> None:
         self.results, self.study = results, study
 
     @cached_property
-    def comparisons(self) -> dict[tuple[str, tuple[str, ...]], Mapping[str, Comparison]]:
+    def comparisons(self) -> dict[Measure, Mapping[str, Comparison]]:
         """By measure and sets, then by arm."""
-        return {(name, sets): compare(self.results, name, sets, self.study.held_against()) for name, sets in COMPARED}
+        return {measure: compare(self.results, *measure, self.study.held_against()) for measure in COMPARED}
 
     def measured(self, group: Group) -> list[str]:
         """What the group is held against and its own arms, as far as they have rows."""
@@ -57,45 +64,63 @@ class Tables:
 
     def answers(self, group: Group) -> str:
         """Form and answers by kind, and how far they are from those of the arm in the first line."""
-        titles = ["arm", "seeds", "valid format", *PLAIN, "relation − first", "p", "count − first", "p"]
+        titles = ["arm", "seeds", "valid format", *KINDS, "relation − first", "p", "count − first", "p"]
         columns: list[Column] = [
             lambda arm: str(len(self.results.rows[arm])),
             lambda arm: percent(self._all(arm, "valid_format").interval()),
-            *(self._accuracy(kind) for kind in PLAIN),
-            *self._against("relation"),
-            *self._against("count"),
+            *(self._accuracy(kind) for kind in KINDS),
+            *self._against(RELATION, group),
+            *self._against(COUNT, group),
         ]
+        return self._table(titles, columns, group)
+
+    def leniently(self, group: Group) -> str:
+        """Answers by kind where a short last line without tags counts as an answer too."""
+        titles = ["arm, read leniently", *KINDS]
+        columns = [self._accuracy(kind, "correct_lenient") for kind in KINDS]
         return self._table(titles, columns, group)
 
     def boxes(self, group: Group) -> str:
         """Overlap, and what the boxes are worth."""
-        titles = ["arm", "IoU", "F1@0.5", "relation as asked", "boxes masked", "others masked"]
-        titles += ["wrong boxes in the chain", "boxes swapped"]
+        titles = ["arm", "IoU", "F1@0.5", "as asked", "its boxes masked", "others masked", "its − others"]
+        titles += ["wrong boxes", "wrong − as asked", "swapped"]
         columns: list[Column] = [
-            *(lambda arm, name=name: decimals(self._all(arm, name).interval()) for name in ("iou", "f1")),
+            *(self._overlap(name) for name in ("iou", "f1")),
             *(self._faithful(name) for name in ("unchanged", "mask_predicted", "mask_random")),
-            *(self._faithful(name) for name in ("wrong_boxes", "swapped_boxes")),
+            self._drop("mask_predicted", "mask_random"),
+            self._faithful("wrong_boxes"),
+            self._drop("wrong_boxes", "unchanged"),
+            self._faithful("swapped_boxes"),
         ]
         return self._table(titles, columns, group)
 
     def samples(self, group: Group) -> str:
-        """What samples at temperature 1 are like, and what training cost."""
-        titles = ["arm", "samples of valid format", "right samples", "tokens, greedy", "groups that teach"]
-        titles += ["trained in CPU s (clock)"]
+        """What samples at temperature 1 are like."""
+        titles = ["arm", "samples of valid format", "− first", "p", "right samples", "− first", "p"]
         columns: list[Column] = [
-            *(self._sampled(measure) for measure in ("valid_format", "correct")),
-            lambda arm: f"{self._all(arm, 'tokens').mean:.0f}",
+            self._share(VALID_SAMPLES),
+            *self._against(VALID_SAMPLES, group),
+            self._share(RIGHT_SAMPLES),
+            *self._against(RIGHT_SAMPLES, group),
+        ]
+        return self._table(titles, columns, group)
+
+    def costs(self, group: Group) -> str:
+        """Length, and what training cost: the least and the most of the seeds, where they differ."""
+        titles = ["arm", "tokens, greedy", "groups that teach", "trained in CPU s", "by the clock"]
+        columns: list[Column] = [
+            lambda arm: decimal_range(self._all(arm, "tokens").by_seed.tolist()),
             self._groups_that_teach,
-            self._seconds,
+            lambda arm: self._seconds(arm, "cpu_seconds"),
+            lambda arm: self._seconds(arm, "wall_seconds"),
         ]
         return self._table(titles, columns, group)
 
     def harder(self, arms: Sequence[str]) -> str | None:
         """Answers on the splits that pre-training never saw; None where they were not asked."""
-        splits = [name for name in HARDER_SPLITS if f"{name}/relation" in self.results.header["scenes"]]
-        if not splits:
+        sets = [f"{split}/{kind}" for kind in ("relation", "count") for split in HARDER_SPLITS]
+        if not {*sets} <= self.results.header["scenes"].keys():
             return None
-        sets = [f"{split}/{kind}" for kind in ("relation", "count") for split in splits]
         lines = [
             [f"`{arm}`", *(percent(self.results.values(arm, "correct", [name]).interval()) for name in sets)]
             for arm in arms
@@ -105,24 +130,16 @@ class Tables:
 
     def by_seed(self, arm: str = DEFAULT) -> str:
         """Each seed of an arm alone, its intervals over scenes."""
-        titles = ["seed", "valid format", *PLAIN, "IoU", "relation with wrong boxes"]
+        titles = ["seed", "valid format", *KINDS, "IoU", "relation with wrong boxes"]
         lines = []
         for row in self.results.rows[arm]:
             seed = row["seed"]
-            right = [self.results.values(arm, "correct", [kind]).of_seed(seed) for kind in PLAIN]
+            right = [self.results.values(arm, "correct", [kind]).of_seed(seed) for kind in KINDS]
             shares = [self._all(arm, "valid_format").of_seed(seed), *right]
             iou = decimals(self._all(arm, "iou").of_seed(seed).interval())
             wrong = percent(self.results.faithful(arm, "wrong_boxes").of_seed(seed).interval())
             lines.append([str(seed), *(percent(share.interval()) for share in shares), iou, wrong])
         return markdown(titles, lines)
-
-    def share(self, arm: str, kind: str) -> str:
-        """Of right greedy answers, in percent, for a sentence."""
-        return f"{100 * self.results.values(arm, 'correct', [kind]).mean:.0f}"
-
-    def faithful_share(self, arm: str, condition: str) -> str:
-        """Of right answers to relation questions under a condition, in percent, for a sentence."""
-        return f"{100 * self.results.faithful(arm, condition).mean:.0f}"
 
     def settings(self, group: Group) -> str:
         """What each arm of a group changes, and why."""
@@ -130,40 +147,87 @@ class Tables:
         return markdown(["arm", "differs in", "because"], lines, texts=3)
 
     def target(self) -> str:
-        """What each seed of the default arm is held to; a cross stands at what is not met."""
+        """What the default arm is held to, seed by seed and all together; a cross stands at what is not met."""
         found = list(checks(self.results))
-        seeds = sorted({one.seed for one in found})
+        seeds = list(dict.fromkeys(one.seed for one in found))
         demands = list(dict.fromkeys((one.what, one.asked) for one in found))
         at = {(one.what, one.seed): f"{one.found} {'✓' if one.met else '✗'}" for one in found}
-        lines = [[what, asked, *(at[what, seed] for seed in seeds)] for what, asked in demands]
-        return markdown(["", "asked", *(f"seed {seed}" for seed in seeds)], lines, texts=2)
+        lines = [[what, asked, *(at.get((what, seed), NOTHING) for seed in seeds)] for what, asked in demands]
+        titles = [seed if seed == ALL_SEEDS else f"seed {seed}" for seed in seeds]
+        return markdown(["", "asked", *titles], lines, texts=2)
+
+    # For sentences: percent, or points, without an interval unless it is said
+
+    def share(self, arm: str, kind: str, measure: str = "correct") -> str:
+        """Of greedy answers."""
+        return f"{100 * self.results.values(arm, measure, [kind]).mean:.1f}"
+
+    def seeds(self, arm: str, kind: str) -> str:
+        """Right greedy answers of the worst and the best seed."""
+        each = 100 * self.results.values(arm, "correct", [kind]).by_seed
+        return f"{each.min():.1f} … {each.max():.1f}"
+
+    def sampled(self, arm: str, measure: str = "valid_format") -> str:
+        """Of samples."""
+        return f"{100 * self.results.values(arm, measure, list(SAMPLED)).mean:.1f}"
+
+    def faithful_share(self, arm: str, condition: str, measure: str = "correct") -> str:
+        """Of answers to relation questions under a condition."""
+        return f"{100 * self.results.faithful(arm, condition, measure).mean:.1f}"
+
+    def gap(self, arm: str, measure: Measure) -> str:
+        """How far an arm is from the one that it is held against, with its interval and p."""
+        found = self.comparisons[measure][arm]
+        return f"{points(found.difference)}, p {_p(found.p)}"
+
+    def gain(self, kind: str, arm: str = DEFAULT) -> str:
+        """Above the best way to ask the untrained model, with its interval."""
+        best = self.results.values(self.results.best_untrained(kind), "correct_lenient", [kind])
+        return points(self.results.values(arm, "correct", [kind]).above_untrained(best).interval())
 
     def _table(self, titles: Sequence[str], columns: Sequence[Column], group: Group) -> str:
         arms = self.measured(group)
         return markdown(titles, [[self.name(arm, group), *(column(arm) for column in columns)] for arm in arms])
 
     def _all(self, arm: str, measure: str) -> Values:
-        return self.results.values(arm, measure, PLAIN)
+        return self.results.values(arm, measure, KINDS)
 
-    def _accuracy(self, kind: str) -> Column:
-        return lambda arm: percent(self.results.values(arm, "correct", [kind]).interval())
+    def _accuracy(self, kind: str, measure: str = "correct") -> Column:
+        return lambda arm: percent(self.results.values(arm, measure, [kind]).interval())
 
-    def _sampled(self, measure: str) -> Column:
-        return lambda arm: percent(self.results.values(arm, measure, list(SAMPLED)).interval())
+    def _share(self, measure: Measure) -> Column:
+        return lambda arm: percent(self.results.values(arm, *measure).interval())
 
-    def _against(self, kind: str) -> list[Column]:
-        found = self.comparisons["correct", (kind,)]
+    def _overlap(self, measure: str) -> Column:
+        def cell(arm: str) -> str:
+            asked_for_boxes = self.results.method(arm) not in DIRECT
+            return decimals(self._all(arm, measure).interval()) if asked_for_boxes else NOTHING
+
+        return cell
+
+    def _against(self, measure: Measure, group: Group) -> list[Column]:
+        """The difference from the first line and its p. The first line itself may be held against another arm."""
+        found = {arm: gap for arm, gap in self.comparisons[measure].items() if arm != group.against}
 
         def gap(arm: str) -> str:
             return points(found[arm].difference) if arm in found else NOTHING
 
-        return [gap, lambda arm: f"{found[arm].p:.3f}" if arm in found else NOTHING]
+        return [gap, lambda arm: _p(found[arm].p) if arm in found else NOTHING]
 
     def _faithful(self, condition: str) -> Column:
         def cell(arm: str) -> str:
-            if FAITHFUL not in self.results.rows[arm][0]["outcomes"]:
+            if not self.results.writes_boxes(arm):
                 return NOTHING
             return percent(self.results.faithful(arm, condition).interval())
+
+        return cell
+
+    def _drop(self, condition: str, other: str) -> Column:
+        def cell(arm: str) -> str:
+            if not self.results.writes_boxes(arm):
+                return NOTHING
+            changed, as_before = (self.results.faithful(arm, name) for name in (condition, other))
+            return points(changed.minus(as_before).interval())
 
         return cell
 
@@ -172,11 +236,20 @@ class Tables:
         known = [fmean(curve) for curve in curves if curve]
         return f"{100 * fmean(known):.0f} %" if known else NOTHING
 
-    def _seconds(self, arm: str) -> str:
+    def _seconds(self, arm: str, clock: str) -> str:
         """Of training, in runs that were not interrupted."""
         known = [row["train"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
-        cpu, clock = ([one[name] for one in known] for name in ("cpu_seconds", "wall_seconds"))
-        return f"{fmean(cpu):.0f} ({fmean(clock):.0f})" if known else NOTHING
+        return decimal_range([one[clock] for one in known]) if known else NOTHING
+
+
+def decimal_range(values: Sequence[float]) -> str:
+    """The least and the most of them, or the one that they all are."""
+    low, high = (f"{value:.1f}" if value % 1 else f"{value:.0f}" for value in (min(values), max(values)))
+    return low if low == high else f"{low}–{high}"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= LEAST_P else f"< {LEAST_P}"
 
 
 def _said(arm: Arm) -> str:

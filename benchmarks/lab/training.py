@@ -7,17 +7,19 @@ import hashlib
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lab.measuring import Style
 from benchmarks.lab.study import DRAWN, Arm, Study
 from benchmarks.lab.triplets import embedded_with_chains, write_drawn
 from grit_lite import training
 from grit_lite.backends import open_backend
 from grit_lite.recipe import Recipe
 from grit_lite.run import METRICS, Run, read_facts, read_rows, write_json
+from grit_lite.triplets import load
 
 BLOCK = 5  # steps that one point of a curve is the mean of
 CURVES = ("reward", "valid_format", "groups_that_teach", "completion_tokens", "kl")
@@ -29,8 +31,10 @@ def cost() -> Iterator[dict[str, float]]:
     """CPU seconds (user and system) of this process and seconds by the clock, known when the block has ended."""
     spent: dict[str, float] = {}
     cpu, clock = _cpu_seconds(), time.monotonic()
-    yield spent
-    spent |= {"cpu_seconds": round(_cpu_seconds() - cpu, 1), "wall_seconds": round(time.monotonic() - clock, 1)}
+    try:
+        yield spent
+    finally:
+        spent |= {"cpu_seconds": round(_cpu_seconds() - cpu, 1), "wall_seconds": round(time.monotonic() - clock, 1)}
 
 
 def _cpu_seconds() -> float:
@@ -60,11 +64,9 @@ def _fingerprint(recipe: Recipe) -> str:
 
 
 def _facts(recipe: Recipe, folder: Path) -> dict[str, Any]:
-    facts, cost_file = read_facts(folder), folder / _COST
-    # Only a process that died between the last step and the next line leaves no such file.
-    spent = json.loads(cost_file.read_text()) if cost_file.is_file() else {"resumed": True}
+    facts = read_facts(folder)
     return {
-        **spent,
+        **_spent(folder),
         "steps": recipe.steps,
         "triplets_sha256": facts["data"]["sha256"],
         "versions": facts["model"]["versions"],
@@ -86,17 +88,36 @@ def _mean(values: list[float | None]) -> float | None:
     return round(sum(known) / len(known), 4) if known else None
 
 
+def _spent(folder: Path) -> dict[str, Any]:
+    """What training has cost so far. A process that was killed wrote nothing of its part."""
+    file = folder / _COST
+    return json.loads(file.read_text()) if file.is_file() else {"resumed": (folder / "recipe.yaml").is_file()}
+
+
 def _reinforce(recipe: Recipe, folder: Path) -> None:
-    resumed = (folder / "recipe.yaml").is_file()
+    before, resumed = _spent(folder), (folder / "recipe.yaml").is_file()
     run = Run.resume(folder) if resumed else Run.create(folder, recipe)
-    with cost() as spent:
-        training.train(run)
-    write_json(folder / _COST, {**spent, "resumed": resumed})
+    try:
+        with cost() as spent:
+            training.train(run)
+    finally:
+        total = {name: round(seconds + before.get(name, 0.0), 1) for name, seconds in spent.items()}
+        write_json(folder / _COST, {**total, "resumed": resumed})
 
 
-def _fine_tune(recipe: Recipe, folder: Path) -> None:
-    """Supervised fine-tuning on chains written by rule: the adapter, rate, schedule, updates and prompts a step of the
-    recipe; one chain of each prompt in the place of a group of completions."""
+def _on_chains(recipe: Recipe, folder: Path) -> None:
+    """On full answers, written by rule from the true boxes."""
+    _fine_tune(recipe, folder, "grounded", [chain for _, chain in embedded_with_chains()])
+
+
+def _on_answers(recipe: Recipe, folder: Path) -> None:
+    """On bare answers to bare questions."""
+    _fine_tune(recipe, folder, "direct", [triplet.answer for triplet in load("embedded").triplets])
+
+
+def _fine_tune(recipe: Recipe, folder: Path, style: Style, completions: Sequence[str]) -> None:
+    """Supervised fine-tuning on a completion of each of the package's triplets: the adapter, rate, schedule, updates
+    and prompts a step of the recipe; one completion of each prompt in the place of a group."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
@@ -106,15 +127,15 @@ def _fine_tune(recipe: Recipe, folder: Path) -> None:
     run = Run(folder, recipe)  # nothing is resumed: it takes less time than a checkpoint's worth of sampling
     backend: Any = open_backend(recipe)
     backend.attach_lora(recipe)
-    examples = embedded_with_chains()
-    order = prompt_order(len(examples), recipe.steps * recipe.prompts_per_step, recipe.seed)
+    loaded = load("embedded")
+    order = prompt_order(len(loaded.triplets), recipe.steps * recipe.prompts_per_step, recipe.seed)
 
     def render(batch: Mapping[str, list[int]]) -> dict[str, list[Any]]:
-        chosen = [examples[index] for index in batch["triplet"]]
-        asked = [backend.spec.prompts.render(triplet.question) for triplet, _ in chosen]
+        chosen = [(loaded.triplets[index], completions[index]) for index in batch["triplet"]]
+        asked = [backend.spec.prompts.render(triplet.question, style=style) for triplet, _ in chosen]
         return {
             "prompt": [[{"role": "user", "content": text}] for text in asked],
-            "completion": [[{"role": "assistant", "content": chain}] for _, chain in chosen],
+            "completion": [[{"role": "assistant", "content": text}] for _, text in chosen],
             "images": [[triplet.load_image()] for triplet, _ in chosen],
         }
 
@@ -147,8 +168,12 @@ def _fine_tune(recipe: Recipe, folder: Path) -> None:
         SFTTrainer(model=backend.model, args=config, train_dataset=rows, processing_class=backend.processor).train()
     training.save_adapter(run, backend)
     write_json(folder / _COST, {**spent, "resumed": False})
-    write_json(folder / "run.json", {"status": "done", "data": {"sha256": None}, "model": backend.describe()})
+    write_json(folder / "run.json", {"status": "done", "data": {"sha256": loaded.sha256}, "model": backend.describe()})
     run.close()
 
 
-_METHODS: dict[str, Callable[[Recipe, Path], None]] = {"grpo": _reinforce, "sft": _fine_tune}
+_METHODS: dict[str, Callable[[Recipe, Path], None]] = {
+    "grpo": _reinforce,
+    "sft": _on_chains,
+    "sft-direct": _on_answers,
+}

@@ -54,10 +54,10 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Cell:
     """The share `successes / n` with Wilson's score interval, which keeps inside [0, 1] and holds for small `n`."""
     if n == 0:
         return Cell(None, None, None, 0)
-    return Cell(successes / n, *_wilson(successes / n, n, confidence), n)
+    return Cell(successes / n, *wilson_limits(successes / n, n, confidence), n)
 
 
-def _wilson(share: float, n: float, confidence: float) -> tuple[float, float]:
+def wilson_limits(share: float, n: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson (1927), for a count of rows that need not be whole."""
     z = float(stats.norm.ppf((1 + confidence) / 2))
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -91,7 +91,7 @@ def share(
     value = sum(held) / len(held)
     if count == 1:
         return Cell(value, None, None, len(held))
-    return Cell(value, *_wilson(value, _worth(held, clusters, count, confidence), confidence), len(held))
+    return Cell(value, *wilson_limits(value, _worth(held, clusters, count, confidence), confidence), len(held))
 
 
 def _worth(held: Sequence[float], clusters: Sequence[Hashable], count: int, confidence: float) -> float:
