@@ -10,12 +10,14 @@ from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
 from benchmarks.lab.study import DEFAULT, DIRECT, Arm, Group, Study
 from benchmarks.lab.target import ALL_SEEDS, checks
 
-RELATION, COUNT = ("correct", ("relation",)), ("correct", ("count",))
-RIGHT_SAMPLES, VALID_SAMPLES = ("correct", tuple(SAMPLED)), ("valid_format", tuple(SAMPLED))
-COMPARED = (RELATION, COUNT, VALID_SAMPLES, RIGHT_SAMPLES)
+COMPARED: dict[str, tuple[str, Sequence[str]]] = {
+    "relation": ("correct", ["relation"]),
+    "count": ("correct", ["count"]),
+    "valid samples": ("valid_format", list(SAMPLED)),
+    "right samples": ("correct", list(SAMPLED)),
+}
 NOTHING = "–"
 LEAST_P = 0.001
-Measure = tuple[str, tuple[str, ...]]
 Column = Callable[[str], str]
 
 
@@ -48,9 +50,9 @@ class Tables:
         self.results, self.study = results, study
 
     @cached_property
-    def comparisons(self) -> dict[Measure, Mapping[str, Comparison]]:
-        """By measure and sets, then by arm."""
-        return {measure: compare(self.results, *measure, self.study.held_against()) for measure in COMPARED}
+    def comparisons(self) -> dict[str, Mapping[str, Comparison]]:
+        """By name of what is compared, then by arm."""
+        return {name: compare(self.results, *of, self.study.held_against()) for name, of in COMPARED.items()}
 
     def measured(self, group: Group) -> list[str]:
         """What the group is held against and its own arms, as far as they have rows."""
@@ -69,8 +71,8 @@ class Tables:
             lambda arm: str(len(self.results.rows[arm])),
             lambda arm: percent(self._all(arm, "valid_format").interval()),
             *(self._accuracy(kind) for kind in KINDS),
-            *self._against(RELATION, group),
-            *self._against(COUNT, group),
+            *self._against("relation", group),
+            *self._against("count", group),
         ]
         return self._table(titles, columns, group)
 
@@ -98,10 +100,10 @@ class Tables:
         """What samples at temperature 1 are like."""
         titles = ["arm", "samples of valid format", "− first", "p", "right samples", "− first", "p"]
         columns: list[Column] = [
-            self._share(VALID_SAMPLES),
-            *self._against(VALID_SAMPLES, group),
-            self._share(RIGHT_SAMPLES),
-            *self._against(RIGHT_SAMPLES, group),
+            self._sampled("valid_format"),
+            *self._against("valid samples", group),
+            self._sampled("correct"),
+            *self._against("right samples", group),
         ]
         return self._table(titles, columns, group)
 
@@ -175,9 +177,9 @@ class Tables:
         """Of answers to relation questions under a condition."""
         return f"{100 * self.results.faithful(arm, condition, measure).mean:.1f}"
 
-    def gap(self, arm: str, measure: Measure) -> str:
+    def gap(self, arm: str, what: str) -> str:
         """How far an arm is from the one that it is held against, with its interval and p."""
-        found = self.comparisons[measure][arm]
+        found = self.comparisons[what][arm]
         return f"{points(found.difference)}, p {_p(found.p)}"
 
     def gain(self, kind: str, arm: str = DEFAULT) -> str:
@@ -195,8 +197,8 @@ class Tables:
     def _accuracy(self, kind: str, measure: str = "correct") -> Column:
         return lambda arm: percent(self.results.values(arm, measure, [kind]).interval())
 
-    def _share(self, measure: Measure) -> Column:
-        return lambda arm: percent(self.results.values(arm, *measure).interval())
+    def _sampled(self, measure: str) -> Column:
+        return lambda arm: percent(self.results.values(arm, measure, list(SAMPLED)).interval())
 
     def _overlap(self, measure: str) -> Column:
         def cell(arm: str) -> str:
@@ -205,9 +207,9 @@ class Tables:
 
         return cell
 
-    def _against(self, measure: Measure, group: Group) -> list[Column]:
+    def _against(self, what: str, group: Group) -> list[Column]:
         """The difference from the first line and its p. The first line itself may be held against another arm."""
-        found = {arm: gap for arm, gap in self.comparisons[measure].items() if arm != group.against}
+        found = {arm: gap for arm, gap in self.comparisons[what].items() if arm != group.against}
 
         def gap(arm: str) -> str:
             return points(found[arm].difference) if arm in found else NOTHING
