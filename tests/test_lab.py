@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from benchmarks.lab import results, target, training, triplets
-from benchmarks.lab.__main__ import main
+from benchmarks.lab import ROOT, results, target, training, triplets
+from benchmarks.lab.__main__ import OUTPUT, main
 from benchmarks.lab.analysis import Results, Values, compare
 from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
 from benchmarks.lab.one import identity
@@ -376,6 +376,28 @@ def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
     again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]
     main(["page", "--output", str(folder), "--docs", str(tmp_path)])
     assert [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())] == again
+
+
+def test_the_page_and_the_table_of_the_readme_are_those_of_the_committed_rows():
+    pytest.importorskip("matplotlib")
+    from benchmarks.lab.headline import BEGIN, END, headline
+    from benchmarks.lab.page import read_results, render
+
+    study = load_study()
+    found = read_results(OUTPUT, study)
+    docs = ROOT / "docs"
+    figures = {path.stem: path.relative_to(docs).as_posix() for path in (docs / "lab").glob("*.svg")}
+    assert (docs / "lab.md").read_text() == render(found, study, figures, "../benchmarks/results/lab/results.jsonl")
+    assert f"{BEGIN}\n{headline(found, study)}\n{END}" in (ROOT / "README.md").read_text()
+
+
+def test_what_a_row_says_in_numbers_is_what_its_outcomes_say():
+    _, rows = results.read(OUTPUT)
+    for row in rows:
+        for name, of_set in row["outcomes"].items():
+            said, key = row["measures"][name], "unchanged" if name == "faithfulness" else "correct"
+            share = unpack_bits(of_set[key], of_set["n"]).mean()
+            assert share == pytest.approx(said.get("accuracy", said.get("unchanged")), abs=1e-4)
 
 
 def test_rows_of_what_the_study_has_no_more_are_left_out():

@@ -7,18 +7,18 @@ to be drawn from, so nothing is resampled: the two variances are added, and few 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf, sqrt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from benchmarks.lab.measuring import BITS, FAITHFUL, unpack_bits, unpack_levels
+from benchmarks.lab.results import Row
 from benchmarks.lab.study import ASKED
 from grit_lite.errors import DataError
 from grit_lite.evaluate.statistics import CONFIDENCE, holm, standard_error, wilson_limits
 
 KINDS = ("relation", "count", "attribute", "existence")
-Row = Mapping[str, Any]
 
 
 class Interval(NamedTuple):

@@ -3,7 +3,8 @@
 from benchmarks.lab.analysis import KINDS, Results
 from benchmarks.lab.measuring import SAMPLED
 from benchmarks.lab.study import DEFAULT, Study
-from benchmarks.lab.tables import Tables, markdown
+from benchmarks.lab.tables import Tables
+from benchmarks.lab.wording import markdown
 
 BEGIN, END = "<!-- python -m benchmarks.lab page -->", "<!-- until here -->"
 _ASKED = {

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 
-from benchmarks.lab.analysis import KINDS, Comparison, Interval, Results, Values, compare
+from benchmarks.lab.analysis import KINDS, Comparison, Results, Values, compare
 from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
 from benchmarks.lab.study import DEFAULT, DIRECT, Arm, Group, Study
 from benchmarks.lab.target import ALL_SEEDS, checks
+from benchmarks.lab.wording import NOTHING, between, decimals, markdown, p_value, percent, points
 
 COMPARED: dict[str, tuple[str, Sequence[str]]] = {
     "relation": ("correct", ["relation"]),
@@ -16,31 +17,7 @@ COMPARED: dict[str, tuple[str, Sequence[str]]] = {
     "valid samples": ("valid_format", list(SAMPLED)),
     "right samples": ("correct", list(SAMPLED)),
 }
-NOTHING = "–"
-LEAST_P = 0.001
 Column = Callable[[str], str]
-
-
-def markdown(titles: Sequence[str], lines: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A table of GitHub's Markdown; so many of its first columns are text, the others are numbers."""
-    rule = ["---" if column < texts else "--:" for column in range(len(titles))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (titles, rule, *lines))
-
-
-def percent(cell: Interval) -> str:
-    return f"{100 * cell.value:.1f} ({100 * cell.low:.1f}–{100 * cell.high:.1f})"
-
-
-def decimals(cell: Interval) -> str:
-    return f"{cell.value:.2f} ({cell.low:.2f}–{cell.high:.2f})"
-
-
-def points(cell: Interval) -> str:
-    """A difference; one of 0 without an interval is of answers of which none differs."""
-    if cell.low == cell.high == 0:
-        return "0.0 (none differs)"
-    text = f"{100 * cell.value:+.1f} ({100 * cell.low:+.1f} … {100 * cell.high:+.1f})"
-    return text.replace("-", "−")
 
 
 class Tables:
@@ -59,6 +36,10 @@ class Tables:
         arms = [group.against, *(arm.id for arm in group.arms)]
         return [arm for arm in dict.fromkeys(arms) if arm in self.results.rows]
 
+    def has_all(self, group: Group) -> bool:
+        """Whether every arm of the group has a row: what is read off its tables can be said then."""
+        return {arm.id for arm in group.arms} <= self.results.rows.keys()
+
     def name(self, arm: str, group: Group) -> str:
         """The arm as the rows call it, and what it is among the others of the group."""
         said = f" {group.against_is}" if arm == group.against and group.against_is else ""
@@ -69,7 +50,7 @@ class Tables:
         titles = ["arm", "seeds", "valid format", *KINDS, "relation − first", "p", "count − first", "p"]
         columns: list[Column] = [
             lambda arm: str(len(self.results.rows[arm])),
-            lambda arm: percent(self._all(arm, "valid_format").interval()),
+            self._form(KINDS),
             *(self._accuracy(kind) for kind in KINDS),
             *self._against("relation", group),
             *self._against("count", group),
@@ -100,9 +81,9 @@ class Tables:
         """What samples at temperature 1 are like."""
         titles = ["arm", "samples of valid format", "− first", "p", "right samples", "− first", "p"]
         columns: list[Column] = [
-            self._sampled("valid_format"),
+            self._form(list(SAMPLED)),
             *self._against("valid samples", group),
-            self._sampled("correct"),
+            lambda arm: percent(self.results.values(arm, "correct", list(SAMPLED)).interval()),
             *self._against("right samples", group),
         ]
         return self._table(titles, columns, group)
@@ -111,7 +92,7 @@ class Tables:
         """Length, and what training cost: the least and the most of the seeds, where they differ."""
         titles = ["arm", "tokens, greedy", "groups that teach", "trained in CPU s", "by the clock"]
         columns: list[Column] = [
-            lambda arm: decimal_range(self._all(arm, "tokens").by_seed.tolist()),
+            lambda arm: between(self._all(arm, "tokens").by_seed.tolist()),
             self._groups_that_teach,
             lambda arm: self._seconds(arm, "cpu_seconds"),
             lambda arm: self._seconds(arm, "wall_seconds"),
@@ -180,7 +161,7 @@ class Tables:
     def gap(self, arm: str, what: str) -> str:
         """How far an arm is from the one that it is held against, with its interval and p."""
         found = self.comparisons[what][arm]
-        return f"{points(found.difference)}, p {_p(found.p)}"
+        return f"{points(found.difference)}, p {p_value(found.p)}"
 
     def gain(self, kind: str, arm: str = DEFAULT) -> str:
         """Above the best way to ask the untrained model, with its interval."""
@@ -197,15 +178,15 @@ class Tables:
     def _accuracy(self, kind: str, measure: str = "correct") -> Column:
         return lambda arm: percent(self.results.values(arm, measure, [kind]).interval())
 
-    def _sampled(self, measure: str) -> Column:
-        return lambda arm: percent(self.results.values(arm, measure, list(SAMPLED)).interval())
+    def _form(self, sets: Sequence[str]) -> Column:
+        return self._grounded(lambda arm: percent(self.results.values(arm, "valid_format", sets).interval()))
 
     def _overlap(self, measure: str) -> Column:
-        def cell(arm: str) -> str:
-            asked_for_boxes = self.results.method(arm) not in DIRECT
-            return decimals(self._all(arm, measure).interval()) if asked_for_boxes else NOTHING
+        return self._grounded(lambda arm: decimals(self._all(arm, measure).interval()))
 
-        return cell
+    def _grounded(self, column: Column) -> Column:
+        """Of arms that are asked for chains."""
+        return lambda arm: NOTHING if self.results.method(arm) in DIRECT else column(arm)
 
     def _against(self, what: str, group: Group) -> list[Column]:
         """The difference from the first line and its p. The first line itself may be held against another arm."""
@@ -214,7 +195,7 @@ class Tables:
         def gap(arm: str) -> str:
             return points(found[arm].difference) if arm in found else NOTHING
 
-        return [gap, lambda arm: _p(found[arm].p) if arm in found else NOTHING]
+        return [gap, lambda arm: p_value(found[arm].p) if arm in found else NOTHING]
 
     def _faithful(self, condition: str) -> Column:
         def cell(arm: str) -> str:
@@ -241,17 +222,7 @@ class Tables:
     def _seconds(self, arm: str, clock: str) -> str:
         """Of training, in runs that were not interrupted."""
         known = [row["train"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
-        return decimal_range([one[clock] for one in known]) if known else NOTHING
-
-
-def decimal_range(values: Sequence[float]) -> str:
-    """The least and the most of them, or the one that they all are."""
-    low, high = (f"{value:.1f}" if value % 1 else f"{value:.0f}" for value in (min(values), max(values)))
-    return low if low == high else f"{low}–{high}"
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= LEAST_P else f"< {LEAST_P}"
+        return between([one[clock] for one in known]) if known else NOTHING
 
 
 def _said(arm: Arm) -> str:

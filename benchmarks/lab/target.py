@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from benchmarks.lab.analysis import KINDS, Results, Values
 from benchmarks.lab.study import DEFAULT
+from benchmarks.lab.wording import points
 
 SEEDS = 5
 VALID_FORMAT, IOU, RELATION, GAIN, TAKEN = 0.95, 0.6, 0.80, 0.15, 0.5
@@ -68,7 +69,9 @@ def _of_differences(seed: str, found: dict[str, Values]) -> Iterator[Check]:
     yield _gain(seed, "relation above untrained, at its best", relation)
     yield _no_loss(seed, "counting above untrained, at its best", count)
     asked = "interval above 0"
-    yield Check(seed, "taken by wrong boxes, beyond half the gain", points(hangs), asked, hangs.interval().low > 0)
+    yield Check(
+        seed, "taken by wrong boxes, beyond half the gain", points(hangs.interval()), asked, hangs.interval().low > 0
+    )
 
 
 def _least(seed: str, what: str, value: float, least: float, *, percent: bool = True) -> Check:
@@ -78,16 +81,11 @@ def _least(seed: str, what: str, value: float, least: float, *, percent: bool = 
 
 def _gain(seed: str, what: str, gap: Values) -> Check:
     met = gap.mean >= GAIN and gap.interval().low > 0
-    return Check(seed, what, points(gap), f"at least +{100 * GAIN:.0f} points, interval above 0", met)
+    return Check(seed, what, points(gap.interval()), f"at least +{100 * GAIN:.0f} points, interval above 0", met)
 
 
 def _no_loss(seed: str, what: str, gap: Values) -> Check:
-    return Check(seed, what, points(gap), "interval reaches 0", gap.interval().high >= 0)
-
-
-def points(gap: Values) -> str:
-    value, low, high, _ = gap.interval()
-    return f"{100 * value:+.1f} ({100 * low:+.1f} … {100 * high:+.1f})".replace("-", "−")
+    return Check(seed, what, points(gap.interval()), "interval reaches 0", gap.interval().high >= 0)
 
 
 def report(results: Results) -> tuple[str, bool]:

@@ -24,9 +24,8 @@ def _in_turn(block: list[Example]) -> list[Example]:
 
 
 def write_drawn(folder: Path, count: int, seed: int) -> Path:
-    """The JSONL file of the triplets that a seed draws, below `folder`; a file that is there is taken."""
-    path = folder / f"{count}-seed-{seed}" / "triplets.jsonl"
-    return path if path.is_file() else write_examples(path, draw(count, seed))
+    """The JSONL file of the triplets that a seed draws, below `folder`."""
+    return write_examples(folder / f"{count}-seed-{seed}" / "triplets.jsonl", draw(count, seed))
 
 
 def embedded_with_chains() -> list[tuple[Triplet, str]]:
