@@ -24,7 +24,7 @@ def run(given: Any) -> int:
     from benchmarks.lab.jobs import Jobs
 
     study = load_study(given.study)
-    jobs = Jobs(study, given.study, given.output, given.scratch, given.share)
+    jobs = Jobs(study, given.study, given.output, given.scratch, given.share, given.split)
     return 1 if jobs.run(study.jobs(given.only or (), given.seeds), given.jobs) else 0
 
 
@@ -62,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--docs", type=Path, default=ROOT / "docs", help="where the page is written")
     options.add_argument("--study", type=Path, default=STUDY)
     options.add_argument("--share", type=float, default=1.0, help="of the questions; less is for trying out")
+    options.add_argument(
+        "--split", choices=("test", "validation"), default="test", help="validation: to choose a setting"
+    )
     return options
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.lab import ROOT, results
-from benchmarks.lab.measuring import held_out_questions
+from benchmarks.lab.measuring import Plain, held_out_questions
 from benchmarks.lab.one import header, identity
 from benchmarks.lab.study import Arm, Study
 
@@ -23,7 +23,7 @@ class Jobs:
     Attributes:
         output: where results.jsonl lies.
         scratch: where run folders, drawn triplets and logs lie; what was killed goes on from there.
-        share: of the questions.
+        share, split: of the questions.
     """
 
     study: Study
@@ -31,12 +31,13 @@ class Jobs:
     output: Path
     scratch: Path
     share: float = 1.0
+    split: Plain = "test"
     _children: set[subprocess.Popen] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def run(self, chosen: Sequence[tuple[Arm, int]], at_once: int) -> int:
         """Carry out those of the chosen runs that are missing; how many failed."""
-        head = header(self.study, held_out_questions(self.share))
+        head = header(self.study, held_out_questions(self.share, self.split))
         results.begin(self.output, head)
         # Adapters that were trained on other weights are no part of this study.
         self.scratch = self.scratch / head["weights_sha256"][:12]
@@ -71,6 +72,7 @@ class Jobs:
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.lab.one", arm.id, str(seed), "--study", self.study_file]
         command += ["--output", self.output, "--scratch", self.scratch, "--share", str(self.share)]
+        command += ["--split", self.split]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}
         with log.open("wb") as file:

@@ -22,14 +22,15 @@ from grit_lite.evaluate.question import from_triplet
 from grit_lite.evaluate.rows import short_ending
 from grit_lite.scorers import is_right
 from grit_lite.tiny.questions import Kind, SceneQuestion, held_out
+from grit_lite.tiny.world import Split
 from grit_lite.triplets import from_scene_question
 
 ASKED_OF: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 75, "existence": 75}
 HARDER: dict[Kind, int] = {"relation": 50, "count": 50}
-HARDER_SPLITS = ("more", "smaller", "new_pairs")
+HARDER_SPLITS: tuple[Split, ...] = ("more", "smaller", "new_pairs")
 SAMPLED: dict[str, int] = {"sampled/relation": 75, "sampled/count": 75}  # of the plain ones, the first
 EXAMINED = 150  # relation questions that are asked again with their boxes changed
-FIRST_SCENE = 10_000  # of each split: nothing was ever chosen by how it did on these scenes
+FIRST_SCENE = 10_000  # of each split: nothing was ever chosen by how it did on these test scenes
 BATCH = 128  # questions at a time: half the CPU time of 16
 # Going on from an unchanged chain is left out: greedily it is what the model wrote.
 CHANGES = ("mask_predicted", "mask_random", "wrong_boxes", "swapped_boxes")
@@ -38,6 +39,7 @@ FAITHFUL = "faithfulness"  # among the sets of a row: the first relation questio
 LEVELS = {"iou": 250, "f1": 250, "tokens": 1}  # steps that a value is kept in, at most 255 of them
 
 Style = Literal["direct", "grounded"]
+Plain = Literal["test", "validation"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,17 @@ class Questions:
     scenes: Mapping[str, list[int]] = field(default_factory=dict)
 
 
-def held_out_questions(share: float = 1.0) -> Questions:
-    """Always the same ones. `share` asks fewer of each set, at least one."""
-    wanted: list[tuple[str, Any, Any, int]] = [(kind, kind, "test", n) for kind, n in ASKED_OF.items()]
-    wanted += [(f"{split}/{kind}", kind, split, n) for split in HARDER_SPLITS for kind, n in HARDER.items()]
-    sets = {name: held_out([kind], max(1, int(share * n)), split, FIRST_SCENE) for name, kind, split, n in wanted}
+def held_out_questions(share: float = 1.0, split: Plain = "test") -> Questions:
+    """Always the same ones.
+
+    Args:
+        share: asks fewer of each set, at least one.
+        split: validation scenes are there to choose by, and without the harder ones.
+    """
+    wanted: list[tuple[str, Kind, Any, int]] = [(kind, kind, split, n) for kind, n in ASKED_OF.items()]
+    if split == "test":
+        wanted += [(f"{harder}/{kind}", kind, harder, n) for harder in HARDER_SPLITS for kind, n in HARDER.items()]
+    sets = {name: held_out([kind], max(1, int(share * n)), of, FIRST_SCENE) for name, kind, of, n in wanted}
     sets |= {name: sets[name.partition("/")[2]][: max(1, int(share * n))] for name, n in SAMPLED.items()}
     return Questions(sets, *_fingerprints(sets))
 

@@ -9,13 +9,13 @@ import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
 
 from benchmarks.lab import ROOT, results
-from benchmarks.lab.measuring import Asker, Questions, Style, held_out_questions, measure
+from benchmarks.lab.measuring import Asker, Plain, Questions, Style, held_out_questions, measure
 from benchmarks.lab.study import ASKED, DIRECT, STUDY, Arm, Study, load_study
 from benchmarks.lab.training import cost, train
 from benchmarks.lab.triplets import embedded_with_chains
@@ -24,13 +24,15 @@ from grit_lite.answer import GRIT_PROMPT
 from grit_lite.backends import model_location, open_backend
 
 
-def carry_out(study: Study, arm: Arm, seed: int, scratch: Path, share: float = 1.0) -> results.Row:
+def carry_out(
+    study: Study, arm: Arm, seed: int, scratch: Path, share: float = 1.0, split: Plain = "test"
+) -> results.Row:
     """The row of one run.
 
     Args:
-        share: of the questions; less than all of them is for tests.
+        share, split: of the questions; less than all of them is for tests.
     """
-    questions = held_out_questions(share)
+    questions = held_out_questions(share, split)
     adapter, trained = (None, {}) if arm.method in ASKED else train(study, arm, seed, scratch)
     recipe = study.recipe_of(arm, seed, data="embedded")
     backend = open_backend(recipe, adapter)
@@ -112,10 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--scratch", type=Path, required=True)
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--split", choices=get_args(Plain), default="test")
     given: Any = parser.parse_args(arguments)
     study = load_study(given.study)
     arm = next(arm for arm in study.arms() if arm.id == given.arm)
-    results.append(given.output, carry_out(study, arm, given.seed, given.scratch, given.share))
+    results.append(given.output, carry_out(study, arm, given.seed, given.scratch, given.share, given.split))
 
 
 if __name__ == "__main__":
