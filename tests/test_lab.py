@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp
 from benchmarks.lab import ROOT, results, target, training, triplets
 from benchmarks.lab.__main__ import OUTPUT, main
 from benchmarks.lab.analysis import Results, Values, compare
-from benchmarks.lab.measuring import Outcome, pack_bits, packed, summary, unpack_bits, unpack_levels
+from benchmarks.lab.measuring import Outcome, held_out_questions, pack_bits, packed, summary, unpack_bits, unpack_levels
 from benchmarks.lab.one import identity
 from benchmarks.lab.study import DEFAULT, load_study
 from grit_lite.errors import DataError, RecipeError, UsageError
@@ -131,6 +131,15 @@ def test_outcomes_survive_packing():
     assert summary(found)["iou"] == pytest.approx(0.252)
     many = np.random.default_rng(0).random(250) < 0.5
     assert (unpack_bits(pack_bits(many), 250) == many).all()
+
+
+def test_the_questions_to_choose_by_are_others_than_those_that_measure():
+    test, validation = (held_out_questions(0.02, split) for split in ("test", "validation"))
+    assert test.sha256 != validation.sha256
+    assert {"more/count", "new_pairs/relation"} <= test.sets.keys()
+    assert not [name for name in validation.sets if name.startswith(("more", "smaller", "new_pairs"))]
+    first = [one.image.tobytes() for one in held_out(["relation", "count"], 5)]
+    assert not [one for asked in test.sets.values() for one in asked if one.image.tobytes() in first]
 
 
 # --- results and runs

@@ -82,7 +82,7 @@ def held_out_questions(share: float = 1.0, split: Plain = "test") -> Questions:
         share: asks fewer of each set, at least one.
         split: validation scenes are there to choose by, and without the harder ones.
     """
-    wanted: list[tuple[str, Kind, Any, int]] = [(kind, kind, split, n) for kind, n in ASKED_OF.items()]
+    wanted: list[tuple[str, Any, Any, int]] = [(kind, kind, split, n) for kind, n in ASKED_OF.items()]
     if split == "test":
         wanted += [(f"{harder}/{kind}", kind, harder, n) for harder in HARDER_SPLITS for kind, n in HARDER.items()]
     sets = {name: held_out([kind], max(1, int(share * n)), of, FIRST_SCENE) for name, kind, of, n in wanted}
