@@ -432,3 +432,12 @@ def test_a_page_without_the_rows_that_all_stand_beside_is_refused(tmp_path, caps
     assert main(["page", "--output", str(tmp_path), "--docs", str(tmp_path)]) == 3
     assert "--only default untrained" in capsys.readouterr().err
     assert main(["target", "--output", str(tmp_path / "nowhere")]) == 3
+
+
+def test_the_untrained_model_is_at_its_best_only_if_all_ways_to_ask_it_were_measured(made_up, tmp_path, capsys):
+    _, found = made_up
+    results.begin(tmp_path, found.header)
+    for row in (row for arm, rows in found.rows.items() if arm != "untrained/direct" for row in rows):
+        results.append(tmp_path, dict(row))
+    assert main(["target", "--output", str(tmp_path)]) == 3
+    assert "no rows of untrained/direct," in capsys.readouterr().err

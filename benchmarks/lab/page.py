@@ -43,13 +43,14 @@ def read_results(output: Path, study: Study) -> Results:
     """The rows in `output` of runs that the study has as it is now.
 
     Raises:
-        DataError: there are none of the default arm or of the untrained model.
+        DataError: there are none of the default arm, or of a way to ask the untrained model, whose best is looked for.
     """
     header, rows = results.read(output)
     found = Results(header, results.of_study(rows, study))
-    if DEFAULT not in found.rows or not found.untrained():
+    needed = [DEFAULT, *(arm.id for arm in study.arms() if arm.method in ASKED)]
+    if lacking := [arm for arm in needed if arm not in found.rows]:
         raise DataError(
-            f"{output} has no rows of {DEFAULT} and the untrained model, which everything stands beside. Make them: "
+            f"{output} has no rows of {', '.join(lacking)}, which everything stands beside. Make them: "
             "python -m benchmarks.lab --only default untrained"
         )
     return found
