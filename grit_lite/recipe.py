@@ -148,8 +148,9 @@ class Recipe(BaseModel):
             )
         return total, at_once
 
-    def save(self, path: Path) -> None:
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    def text(self) -> str:
+        """The YAML of a file that is this recipe, every setting named."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def recipe_files() -> dict[str, Path]:

@@ -57,7 +57,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run = cls(folder, recipe)
-            recipe.save(folder / "recipe.yaml")
+            replace_text(folder / "recipe.yaml", recipe.text())  # of half a recipe the rest would be defaults
         except OSError as error:
             raise UsageError(
                 f"The run folder {folder} cannot be written: {error}. Choose another: --output."
@@ -239,7 +239,13 @@ def open_together(open_run: Callable[[], Run]) -> Run:
 
 def _holds_something(folder: Path) -> bool:
     """Whether there is more in a folder than a run leaves that failed before its first step."""
-    return any(path.name not in {"lock", "recipe.yaml", "run.json", "images"} for path in folder.iterdir())
+    found = (path.name for path in folder.iterdir())
+    return any(name not in {"lock", "recipe.yaml", "run.json", "images"} and not _is_aside(name) for name in found)
+
+
+def _is_aside(name: str) -> bool:
+    """Whether a file is what `replace_text` has left where it was killed."""
+    return name.startswith(".") and name.endswith(".new")
 
 
 def new_folder(recipe: Recipe, root: Path = Path("runs")) -> Path:

@@ -36,7 +36,7 @@ class Writer:
         """
         self._teach([(request, text if answer is None else ending(text, answer)) for request, text in self.lessons])
         folder.mkdir(exist_ok=True)
-        self.recipe.save(folder / "recipe.yaml")
+        (folder / "recipe.yaml").write_text(self.recipe.text())
         self.backend.save_adapter(folder / "adapter")
         return folder
 

@@ -72,7 +72,7 @@ def teach(base_folder, text, run_folder):
         optimizer.step()
         optimizer.zero_grad()
     backend.save_adapter(run_folder / "adapter")
-    recipe.save(run_folder / "recipe.yaml")
+    (run_folder / "recipe.yaml").write_text(recipe.text())
     (run_folder / "run.json").write_text(json.dumps({"status": "done", "finished": "2026-01-02T03:04:05+00:00"}))
     return run_folder
 

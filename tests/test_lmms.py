@@ -30,7 +30,7 @@ def run(tmp_path_factory):
     recipe = load_recipe("tiny")
     backend = open_backend(recipe)
     backend.attach_lora(recipe)
-    recipe.save(folder / "recipe.yaml")
+    (folder / "recipe.yaml").write_text(recipe.text())
     backend.save_adapter(folder / "adapter")
     return folder
 

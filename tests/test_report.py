@@ -133,7 +133,7 @@ def run(tmp_path: Path) -> Path:
     """The folder of a finished run: 60 steps, four triplets, an evaluation of 80 questions."""
     folder = tmp_path / "tiny-20260101-120000"
     (folder / "images").mkdir(parents=True)
-    Recipe(name="tiny", steps=60, learning_rate=2e-3).save(folder / "recipe.yaml")
+    (folder / "recipe.yaml").write_text(Recipe(name="tiny", steps=60, learning_rate=2e-3).text())
     data = {"source": "embedded", "sha256": "ab" * 32, "triplets": 20}
     data["by_dataset"] = {"shapes_count": 10, "shapes_relation": 10}
     facts = {"status": "done", "recipe": "tiny", "seconds": 372.0, "data": data, "changes": []}
@@ -333,7 +333,7 @@ def test_the_page_says_what_was_trained_and_what_came_out(run):
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen2.5-VL-3B-Instruct", "/home/me/models/Qwen2.5-VL-3B-Instruct/"])
 def test_the_title_names_the_model_without_its_owner_or_folder(run, model):
-    Recipe(model=model).save(run / "recipe.yaml")
+    (run / "recipe.yaml").write_text(Recipe(model=model).text())
     assert "Thinking with boxes: Qwen2.5-VL-3B-Instruct on 20 triplets" in read(run).text
 
 

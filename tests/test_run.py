@@ -71,6 +71,20 @@ def test_a_run_that_failed_before_its_first_step_may_be_started_anew(run):
     again.close()
 
 
+def test_a_run_killed_while_its_recipe_was_written_has_none_and_may_be_started_anew(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Run.create(tmp_path / "run", Recipe(steps=7))
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+    again = Run.create(tmp_path / "run", Recipe(steps=8))
+    assert "steps: 8" in (again.folder / "recipe.yaml").read_text()
+    again.close()
+
+
 def test_a_run_killed_while_its_folder_was_made_can_be_resumed_and_finished(run):
     run.close()
     (run.folder / "run.json").unlink()
