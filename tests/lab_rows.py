@@ -52,7 +52,7 @@ def _outcome(rng, chance, number, asked) -> SimpleNamespace:
     boxed = number % 5 > 0
     iou = float(rng.beta(8, 2)) if boxed and not asked else 0.0
     return SimpleNamespace(
-        correct=(right := rng.random() < chance),
+        correct=(right := rng.random() < chance) and not asked,  # the untrained model writes no tags
         correct_lenient=right,
         valid_format=not asked,
         tokens=60,

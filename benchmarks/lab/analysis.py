@@ -1,24 +1,28 @@
 """Rows to numbers: means with intervals over seeds and scenes, paired differences with their tests.
 
 All runs answer the same questions, so seeds and scenes are crossed, and a mean varies with both. Five seeds are too few
-to be drawn from, so nothing is resampled: the two variances are added, and few seeds widen an interval by Student's t.
+to be drawn from, so nothing is resampled: the mean has an interval over seeds and one over scenes, each by Student's t,
+and the squares of their widths are added, as `weighted_sum` of `grit_lite.evaluate.statistics` does.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import inf, sqrt
+from functools import cached_property
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import root_scalar
 
-from benchmarks.lab.measuring import BITS, FAITHFUL, unpack_bits, unpack_levels
+from benchmarks.lab.measuring import ASKED_OF, BITS, FAITHFUL, unpack_bits, unpack_levels
 from benchmarks.lab.results import Row
 from benchmarks.lab.study import ASKED
 from grit_lite.errors import DataError
 from grit_lite.evaluate.statistics import CONFIDENCE, holm, standard_error, wilson_limits
 
-KINDS = ("relation", "count", "attribute", "existence")
+KINDS = tuple(ASKED_OF)
+LEAST_P = 1e-12  # below which nothing is told apart
 
 
 class Interval(NamedTuple):
@@ -82,8 +86,7 @@ class Values:
 
     def interval(self) -> Interval:
         """A share has Wilson's, of as many questions as leave as much doubt; anything else has Student's."""
-        (error, degrees), n = self._error(), int(self.counts.sum())
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
+        half, n = self._half(1 - CONFIDENCE), int(self.counts.sum())
         if not self.is_share:
             return Interval(self.mean, self.mean - half, self.mean + half, n)
         return Interval(self.mean, *wilson_limits(self.mean, self._worth(half, n)), n)
@@ -100,24 +103,29 @@ class Values:
         return float(variance / max(doubt**2, variance / n))
 
     def p(self) -> float:
-        """Two-sided, of a mean of 0."""
-        error, degrees = self._error()
-        return float(2 * stats.t.sf(abs(self.mean) / error, degrees)) if error else float(self.mean == 0)
+        """Two-sided, of a mean of 0: one less the confidence of the interval that just reaches it."""
+        gap = abs(self.mean)
+        if gap == 0 or self._half(LEAST_P) <= gap:
+            return 1.0 if gap == 0 else LEAST_P
+        return root_scalar(lambda p: self._half(p) - gap, bracket=(LEAST_P, 1.0)).root
 
-    def _error(self) -> tuple[float, float]:
-        """(standard error of the mean over other seeds and other scenes, its degrees of freedom).
+    def _half(self, p: float) -> float:
+        """Half the width of the interval that other seeds and other scenes leave with a probability of p.
 
-        The variances of the means over seeds and over scenes are added; what an answer varies beyond both is in each,
-        so the error is rather too large than too small. Degrees of freedom of such a sum: Satterthwaite (1946).
+        What an answer varies beyond both is counted in each of the two parts. It is so rather too wide than too narrow,
+        and it does not guess how many degrees of freedom their sum has, which three seeds hardly tell.
         """
+        return sqrt(sum((error * float(stats.t.isf(p / 2, degrees))) ** 2 for error, degrees in self._parts))
+
+    @cached_property
+    def _parts(self) -> list[tuple[float, int]]:
+        """(standard error of the mean, its degrees of freedom) over scenes, and over seeds where there are several."""
         has_it = self.counts > 0
-        over_scenes = standard_error(self.table.mean(0)[has_it], self.scenes[has_it].tolist()) ** 2
-        parts = [(over_scenes, len(np.unique(self.scenes[has_it])) - 1)]
+        scenes = self.scenes[has_it].tolist()
+        parts = [(standard_error(self.table.mean(0)[has_it], scenes), len({*scenes}) - 1)]
         if len(self.seeds) > 1:
-            parts.append((float(self.by_seed.var(ddof=1)) / len(self.seeds), len(self.seeds) - 1))
-        total = sum(variance for variance, _ in parts)
-        below = sum(variance**2 / degrees for variance, degrees in parts if variance)
-        return sqrt(total), total**2 / below if below else inf
+            parts.append((float(self.by_seed.std(ddof=1)) / sqrt(len(self.seeds)), len(self.seeds) - 1))
+        return parts
 
 
 class Results:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.lab.analysis import Interval, Results
 from benchmarks.lab.measuring import SAMPLED
-from benchmarks.lab.study import ASKED, DEFAULT, DRAWN, Study
+from benchmarks.lab.study import ASKED, DEFAULT, DIRECT, DRAWN, Study
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, RED, PINK = "#0072B2", "#D55E00", "#CC79A7"
@@ -126,6 +126,8 @@ def arms(results: Results, study: Study) -> Figure | None:
         axes.axvspan(100 * default.low, 100 * default.high, color=SKY, alpha=0.25, linewidth=0)
         axes.axvline(100 * default.value, color=BLUE, linewidth=1)
         for place, arm, cell in zip(places, listed, found, strict=True):
+            if of[0] == "valid_format" and results.method(arm) in DIRECT:
+                continue  # it is not asked for the form
             colour, marker = (BLUE, "D") if arm == DEFAULT else (BLACK, "o")
             axes.plot([100 * cell.low, 100 * cell.high], [place, place], color=colour, linewidth=1.2)
             axes.plot(100 * cell.value, place, color=colour, marker=marker, markersize=4)

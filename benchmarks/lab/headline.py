@@ -42,7 +42,8 @@ def headline(found: Results, study: Study) -> str:
     for condition, text in _WITH_OTHER_BOXES.items():
         after = f"{tables.faithful_share(DEFAULT, condition)} %"
         lines.append([f"relation with the chain's boxes {text}", *[""] * len(_ASKED), after, ""])
-    return markdown(["", *_ASKED.values(), "**tuned**, mean of five seeds", "worst … best seed"], lines)
+    tuned = f"**tuned**, mean of {len(found.rows[DEFAULT])} seeds"
+    return markdown(["", *_ASKED.values(), tuned, "worst … best seed"], lines)
 
 
 def _cells(found: Results, measure: str, sets: tuple[str, ...], form: str) -> list[str]:

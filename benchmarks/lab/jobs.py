@@ -32,6 +32,7 @@ class Jobs:
     scratch: Path
     share: float = 1.0
     split: Plain = "test"
+    _folder: Path = field(init=False)
     _children: set[subprocess.Popen] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -40,7 +41,7 @@ class Jobs:
         head = header(self.study, held_out_questions(self.share, self.split))
         results.begin(self.output, head)
         # Adapters that were trained on other weights are no part of this study.
-        self.scratch = self.scratch / head["weights_sha256"][:12]
+        self._folder = self.scratch / head["weights_sha256"][:12]
         missing = results.missing(results.read(self.output)[1], self.study, chosen)
         print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to go.", flush=True)
         began, failed = time.monotonic(), 0
@@ -68,10 +69,10 @@ class Jobs:
         """Whether the run has written its row; if not, its failure is one."""
         if self._stopping.is_set():
             return False
-        log = self.scratch / "logs" / f"{arm.group}-{arm.name}-seed-{seed}.txt"
+        log = self._folder / "logs" / f"{arm.group}-{arm.name}-seed-{seed}.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "benchmarks.lab.one", arm.id, str(seed), "--study", self.study_file]
-        command += ["--output", self.output, "--scratch", self.scratch, "--share", str(self.share)]
+        command += ["--output", self.output, "--scratch", self._folder, "--share", str(self.share)]
         command += ["--split", self.split]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"}

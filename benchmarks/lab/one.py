@@ -30,9 +30,9 @@ def carry_out(
     """The row of one run.
 
     Args:
-        share, split: of the questions; less than all of them is for tests.
+        share, split: of the questions; as `held_out_questions`.
     """
-    questions = held_out_questions(share, split)
+    began_as, questions = commit(), held_out_questions(share, split)
     adapter, trained = (None, {}) if arm.method in ASKED else train(study, arm, seed, scratch)
     recipe = study.recipe_of(arm, seed, data="embedded")
     backend = open_backend(recipe, adapter)
@@ -44,7 +44,7 @@ def carry_out(
     return {
         **identity(study, arm, seed),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": began_as,
         "machine": cores(),
         "threads": torch.get_num_threads(),
         "versions": versions,

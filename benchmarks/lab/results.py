@@ -33,7 +33,7 @@ def append(folder: Path, row: Mapping[str, Any]) -> None:
 
 
 def _end_torn_line(path: Path, file: Any) -> None:
-    """What a process left half written when it died becomes a line of its own, and is cut off."""
+    """What a process left half written when it died is cut off."""
     data = path.read_bytes()
     if data and not data.endswith(b"\n"):
         file.truncate(data.rfind(b"\n") + 1)

@@ -97,6 +97,7 @@ def _spent(folder: Path) -> dict[str, Any]:
 def _reinforce(recipe: Recipe, folder: Path) -> None:
     before, resumed = _spent(folder), (folder / "recipe.yaml").is_file()
     run = Run.resume(folder) if resumed else Run.create(folder, recipe)
+    write_json(folder / _COST, {**before, "resumed": resumed})  # so that a kill from here on cannot hide it
     try:
         with cost() as spent:
             training.train(run)
