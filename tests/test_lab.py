@@ -14,6 +14,7 @@ from benchmarks.lab.analysis import Results, Values, compare
 from benchmarks.lab.measuring import Outcome, held_out_questions, pack_bits, packed, summary, unpack_bits, unpack_levels
 from benchmarks.lab.one import identity
 from benchmarks.lab.study import DEFAULT, load_study
+from benchmarks.lab.tables import Tables
 from grit_lite.errors import DataError, RecipeError, UsageError
 from grit_lite.evaluate.statistics import share, wilson
 from grit_lite.judge import open_judge
@@ -140,6 +141,10 @@ def test_the_questions_to_choose_by_are_others_than_those_that_measure():
     assert not [name for name in validation.sets if name.startswith(("more", "smaller", "new_pairs"))]
     first = [one.image.tobytes() for one in held_out(["relation", "count"], 5)]
     assert not [one for asked in test.sets.values() for one in asked if one.image.tobytes() in first]
+
+
+def test_the_smallest_share_leaves_two_scenes_of_each_kind_so_that_there_is_an_interval():
+    assert {len({*scenes}) for scenes in held_out_questions(0.0001).scenes.values()} == {2}
 
 
 # --- results and runs
@@ -397,6 +402,19 @@ def test_a_run_of_more_than_ten_minutes_misses_the_target(made_up):
     assert missed == {"minutes to train"}
 
 
+@pytest.mark.parametrize(
+    ("lost", "gained", "met"),
+    [
+        (3, 2, True),
+        (20, 0, False),  # shown to be lower, if only by two points
+        (400, 400, False),  # as good on average, but nobody knows
+    ],
+)
+def test_counting_is_kept_if_it_is_not_shown_to_be_lower_and_is_shown_not_to_be_lower_by_much(lost, gained, met):
+    gap = values([[-1] * lost + [1] * gained + [0] * (1000 - lost - gained)])
+    assert target._no_loss("0", "counting", gap).met is met
+
+
 def test_wrong_boxes_have_to_take_more_than_half_of_what_was_gained_on_the_same_questions(made_up):
     _, found = made_up
     before, after = (found.faithful(DEFAULT, name).table for name in ("unchanged", "wrong_boxes"))
@@ -426,6 +444,30 @@ def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
     again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]
     main(["page", "--output", str(folder), "--docs", str(tmp_path)])
     assert [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())] == again
+
+
+def test_an_arm_that_is_not_asked_for_the_form_stands_in_no_figure_of_it(made_up):
+    pytest.importorskip("matplotlib")
+    from benchmarks.lab.figures import arms
+
+    _, found = made_up
+    figure = arms(found, load_study())
+    shown = {axes.get_title(): sum(line.get_marker() != "None" for line in axes.lines) for axes in figure.axes}
+    trained = len(found.rows) - len(found.untrained())
+    assert shown == {
+        "relation, right in %": trained,
+        "count, right in %": trained,
+        "samples of valid format in %": trained - 1,  # but fine-tuning/answers
+    }
+
+
+def test_a_column_that_no_arm_has_is_left_out(made_up):
+    _, found = made_up
+    tables = Tables(found, load_study())
+    groups = {group.name: group for group in load_study().groups}
+    assert "− first" in tables.answers(groups["beta"])
+    assert "− first" not in tables.answers(groups["untrained"])
+    assert "| `untrained/direct` | – |" in tables.samples(groups["untrained"])  # the others have the form
 
 
 def test_the_page_and_the_table_of_the_readme_are_those_of_the_committed_rows():

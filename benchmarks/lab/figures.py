@@ -110,6 +110,7 @@ def triplets(results: Results, study: Study) -> Figure | None:
         axes.set_xticks(list(counts), [str(count) for count in counts])
         axes.minorticks_off()
         axes.set(title=f"{kind} questions, right answers in %", xlabel="triplets", ylim=(0, 102))
+        axes.legend(loc="lower center", fontsize=8)
     return figure
 
 
@@ -165,11 +166,8 @@ def _floor(axes: Any, results: Results, kind: str) -> None:
         return
     best = results.best_untrained(kind)
     value = 100 * results.values(best, "correct_lenient", [kind]).mean
-    axes.axhline(value, color=RED, linestyle="--", linewidth=1)
-    text = f"untrained at its best ({results.method(best)}): {value:.0f} %"
-    axes.annotate(
-        text, (0.99, value), (0, 2), ("axes fraction", "data"), "offset points", color=RED, ha="right", fontsize=7.5
-    )
+    label = f"untrained at its best ({results.method(best)}): {value:.0f} %"
+    axes.axhline(value, color=RED, linestyle="--", linewidth=1, label=label)
 
 
 def _spread(cells: Iterable[Interval]) -> np.ndarray:

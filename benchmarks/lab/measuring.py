@@ -29,6 +29,7 @@ ASKED_OF: dict[Kind, int] = {"relation": 250, "count": 250, "attribute": 75, "ex
 HARDER: dict[Kind, int] = {"relation": 50, "count": 50}
 HARDER_SPLITS: tuple[Split, ...] = ("more", "smaller", "new_pairs")
 SAMPLED: dict[str, int] = {"sampled/relation": 75, "sampled/count": 75}  # of the plain ones, the first
+LEAST = 2  # questions of a set, each about a scene of its own
 EXAMINED = 150  # relation questions that are asked again with their boxes changed
 FIRST_SCENE = 10_000  # of each split: nothing was ever chosen by how it did on these test scenes
 BATCH = 128  # questions at a time: half the CPU time of 16
@@ -79,14 +80,14 @@ def held_out_questions(share: float = 1.0, split: Plain = "test") -> Questions:
     """Always the same ones.
 
     Args:
-        share: asks fewer of each set, at least one.
+        share: asks fewer of each set, at least two: one alone has no interval.
         split: validation scenes are there to choose by, and without the harder ones.
     """
     wanted: list[tuple[str, Any, Any, int]] = [(kind, kind, split, n) for kind, n in ASKED_OF.items()]
     if split == "test":
         wanted += [(f"{harder}/{kind}", kind, harder, n) for harder in HARDER_SPLITS for kind, n in HARDER.items()]
-    sets = {name: held_out([kind], max(1, int(share * n)), of, FIRST_SCENE) for name, kind, of, n in wanted}
-    sets |= {name: sets[name.partition("/")[2]][: max(1, int(share * n))] for name, n in SAMPLED.items()}
+    sets = {name: held_out([kind], max(LEAST, int(share * n)), of, FIRST_SCENE) for name, kind, of, n in wanted}
+    sets |= {name: sets[name.partition("/")[2]][: max(LEAST, int(share * n))] for name, n in SAMPLED.items()}
     return Questions(sets, *_fingerprints(sets))
 
 

@@ -169,8 +169,11 @@ class Tables:
         return points(self.results.values(arm, "correct", [kind]).above_untrained(best).interval())
 
     def _table(self, titles: Sequence[str], columns: Sequence[Column], group: Group) -> str:
+        """A line an arm, without the columns that none of them has."""
         arms = self.measured(group)
-        return markdown(titles, [[self.name(arm, group), *(column(arm) for column in columns)] for arm in arms])
+        cells = [[column(arm) for arm in arms] for column in (lambda arm: self.name(arm, group), *columns)]
+        kept = [(title, column) for title, column in zip(titles, cells, strict=True) if {*column} != {NOTHING}]
+        return markdown([title for title, _ in kept], list(zip(*(column for _, column in kept), strict=True)))
 
     def _all(self, arm: str, measure: str) -> Values:
         return self.results.values(arm, measure, KINDS)
