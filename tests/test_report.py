@@ -473,7 +473,15 @@ def test_boxes_that_are_none_do_not_stop_the_report(run, boxes):
     assert len(read(run).all("img")) == 1 + 24
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/hostname", "images/../../secret.png", None, 7, "images"])
+@pytest.mark.parametrize("size", [None, [], [112], [0, 0], ["112", "112"], [[112], 112], {"width": 112}, math.inf])
+def test_a_size_that_is_none_does_not_stop_the_report(run, size):
+    replace_samples(run, chain("yes"), size=size)
+    assert len(read(run).all("img")) == 1 + 24
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/hostname", "images/../../secret.png", None, 7, ["t0.png"], "images"]
+)
 def test_only_pictures_of_the_run_folder_are_opened(run, name):
     picture().save(run.parent / "secret.png")
     replace_samples(run, "x", image=name)

@@ -97,11 +97,15 @@ def drawable(boxes: Any) -> list[Box]:
     return [Box(*box) for box in dict.fromkeys(four)][:BOX_LIMIT]
 
 
+def stated_size(value: Any) -> tuple[int, int] | None:
+    """(width, height) of the original picture as a row says them, if it does."""
+    good = isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and 0 < n < 10**6 for n in value)
+    return (value[0], value[1]) if good else None
+
+
 @functools.lru_cache(maxsize=64)  # the same picture is shown at several steps and for several systems
-def stored_picture(folder: Path, name: Any) -> Image.Image | None:
+def stored_picture(folder: Path, name: str) -> Image.Image | None:
     """The image that a row names, or None: outside the folder is not looked at, and a damaged one is not shown."""
-    if not isinstance(name, str):
-        return None
     try:
         inside = (folder / name).resolve().is_relative_to(folder.resolve())
         return open_image(folder / name) if inside else None

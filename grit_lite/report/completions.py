@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from grit_lite.boxes import Box, draw
-from grit_lite.pages.completions import PICTURE_LIMIT, data_uri, drawable, pieces, stored_picture
+from grit_lite.pages.completions import PICTURE_LIMIT, data_uri, drawable, pieces, stated_size, stored_picture
 
 Row = Mapping[str, Any]
 
@@ -17,12 +17,13 @@ TIMELINES = 4  # triplets whose completions are shown over time
 def shown(row: Row, folder: Path) -> dict[str, Any]:
     """A row of samples or evaluation, ready for the template: its picture with boxes, and its completion in pieces."""
     boxes = drawable(row.get("boxes"))
-    picture = _drawn_uri(folder, row.get("image"), tuple(row.get("size") or ()), tuple(boxes))
+    name, size = row.get("image"), stated_size(row.get("size"))
+    picture = _drawn_uri(folder, name, size, tuple(boxes)) if isinstance(name, str) else None
     return {**row, "pieces": pieces(str(row.get("completion", "")), boxes), "picture": picture, "boxes": boxes}
 
 
 @functools.lru_cache(maxsize=64)  # at several steps and for several systems the boxes are often the same, or none
-def _drawn_uri(folder: Path, name: Any, size: Sequence[int], boxes: Sequence[Box]) -> str | None:
+def _drawn_uri(folder: Path, name: str, size: tuple[int, int] | None, boxes: Sequence[Box]) -> str | None:
     """The picture, if there is one, made small and encoded anew with boxes in pixels of an image of `size` on it."""
     picture = stored_picture(folder, name)
     if picture is None:

@@ -10,7 +10,7 @@ from typing import Any
 from grit_lite.answer import plain
 from grit_lite.boxes import Box
 from grit_lite.evaluate.gallery.pictures import Album
-from grit_lite.pages.completions import FAR, Piece, drawable, pieces
+from grit_lite.pages.completions import FAR, Piece, drawable, pieces, stated_size
 from grit_lite.pages.outcomes import is_right
 
 Row = Mapping[str, Any]
@@ -33,7 +33,7 @@ _NO_SCORES = ("correct", "correct_lenient", "valid_format", "finished", "score",
 def entry(name: str, case: Mapping[str, Row], systems: Sequence[str], album: Album) -> dict[str, Any]:
     """One question, under a name of its own, with what every system made of it; null for a system that has no row."""
     first = next(iter(case.values()))
-    size = _size(first.get("size"))
+    size = stated_size(first.get("size")) or (1, 1)  # a square where a row does not say
     return {
         "id": text(name),
         "dataset": text(first.get("dataset")),
@@ -100,12 +100,6 @@ def placed(box: Box, size: Sequence[float]) -> list[float]:
     down = sorted(min(max(100 * y / size[1], 0.0), 100.0) for y in (box.y1, box.y2))
     sides = (across[0], down[0], across[1] - across[0], down[1] - down[0])
     return [round(side, 3) for side in sides]
-
-
-def _size(value: Any) -> list[int]:
-    """(width, height); a square where a row does not say."""
-    good = isinstance(value, list) and len(value) == 2 and all(isinstance(n, int) and 0 < n < 10**6 for n in value)
-    return value if good else [1, 1]
 
 
 def blocks(cut: Sequence[Piece]) -> list[dict[str, Any]]:
