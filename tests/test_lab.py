@@ -209,6 +209,17 @@ def test_a_second_call_runs_only_what_failed(finished, monkeypatch, capsys):
     assert "1 of 2 runs are there, 1 to go" in capsys.readouterr().out
 
 
+def test_a_run_of_other_code_is_not_gone_on_with(finished, tmp_path, monkeypatch):
+    folder, options, _ = finished
+    monkeypatch.setattr("benchmarks.lab.jobs.commit", lambda: "0123abc+")
+    monkeypatch.setattr("benchmarks.lab.jobs.Jobs._one", lambda self, arm, seed: scratch.append(self._folder))
+    scratch = []
+    main([*options, "--output", str(tmp_path)])
+    assert len(scratch) == 2
+    assert scratch[0].parent == folder / "scratch"
+    assert not scratch[0].exists()
+
+
 def test_a_run_that_was_killed_goes_on_to_the_same_adapter(finished, tmp_path):
     folder, _, _ = finished
     study = load_study(folder / "study.yaml")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.lab import ROOT, results
 from benchmarks.lab.measuring import Plain, held_out_questions
-from benchmarks.lab.one import header, identity
+from benchmarks.lab.one import commit, header, identity
 from benchmarks.lab.study import Arm, Study
 
 
@@ -40,8 +40,8 @@ class Jobs:
         """Carry out those of the chosen runs that are missing; how many failed."""
         head = header(self.study, held_out_questions(self.share, self.split))
         results.begin(self.output, head)
-        # Adapters that were trained on other weights are no part of this study.
-        self._folder = self.scratch / head["weights_sha256"][:12]
+        # Adapters that were trained on other weights, or by other code than the row will name, are no part of it.
+        self._folder = self.scratch / f"{head['weights_sha256'][:12]}-{commit() or 'unknown'}"
         missing = results.missing(results.read(self.output)[1], self.study, chosen)
         print(f"{len(chosen) - len(missing)} of {len(chosen)} runs are there, {len(missing)} to go.", flush=True)
         began, failed = time.monotonic(), 0
