@@ -450,6 +450,7 @@ def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
     assert all(f"`{arm}`" in text for arm in found.rows)
     accuracy = found.values("beta/0.01", "correct", ["count"]).interval()
     assert f"{100 * accuracy.value:.1f} ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})" in text
+    assert "| 77 | 80 | 1.5 |" in text  # trained in CPU seconds, by the clock, and as a multiple of measuring
     assert "`loss/gspo` seed 2: exit code 6: diverged" in text
     assert "Scenes that pre-training never saw" not in text  # they were not asked
     again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]

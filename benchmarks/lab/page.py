@@ -18,6 +18,7 @@ from benchmarks.lab.headline import with_headline
 from benchmarks.lab.measuring import EXAMINED
 from benchmarks.lab.study import ASKED, DEFAULT, Study
 from benchmarks.lab.tables import Tables
+from benchmarks.lab.wording import between
 from grit_lite.errors import DataError
 
 TEMPLATE = "page.md.j2"
@@ -88,6 +89,7 @@ def facts(found: Results, study: Study) -> dict[str, Any]:
         "examined": min(EXAMINED, len(found.header["scenes"]["relation"])),
         "asked": {name: len(scenes) for name, scenes in found.header["scenes"].items()},
         "train_cpu": round(fmean(train["cpu_seconds"] for train in whole)) if whole else None,
+        "measuring": between([round(row["measure"]["cpu_seconds"]) for row in rows if row["method"] == "grpo"]),
         "measure_cpu": round(fmean(row["measure"]["cpu_seconds"] for row in default)),
         "cpu_hours": sum(row["measure"]["cpu_seconds"] + row["train"].get("cpu_seconds", 0) for row in rows) / 3600,
         "best": {kind: found.best_untrained(kind) for kind in ("relation", "count")},

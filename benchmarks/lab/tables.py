@@ -7,6 +7,7 @@ from statistics import fmean
 
 from benchmarks.lab.analysis import KINDS, Comparison, Results, Values, compare
 from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
+from benchmarks.lab.results import Row
 from benchmarks.lab.study import DEFAULT, DIRECT, Arm, Group, Study
 from benchmarks.lab.target import ALL_SEEDS, checks
 from benchmarks.lab.wording import NOTHING, between, decimals, markdown, p_value, percent, points
@@ -90,12 +91,13 @@ class Tables:
 
     def costs(self, group: Group) -> str:
         """Length, and what training cost: the least and the most of the seeds, where they differ."""
-        titles = ["arm", "tokens, greedy", "groups that teach", "trained in CPU s", "by the clock"]
+        titles = ["arm", "tokens, greedy", "groups that teach", "trained in CPU s", "by the clock", "÷ measuring"]
         columns: list[Column] = [
             lambda arm: between(self._all(arm, "tokens").by_seed.tolist()),
             self._groups_that_teach,
             lambda arm: self._seconds(arm, "cpu_seconds"),
             lambda arm: self._seconds(arm, "wall_seconds"),
+            self._of_measuring,
         ]
         return self._table(titles, columns, group)
 
@@ -223,9 +225,17 @@ class Tables:
         return f"{100 * fmean(known):.0f} %" if known else NOTHING
 
     def _seconds(self, arm: str, clock: str) -> str:
-        """Of training, in runs that were not interrupted."""
-        known = [row["train"] for row in self.results.rows[arm] if row["train"].get("resumed") is False]
-        return between([one[clock] for one in known]) if known else NOTHING
+        known = [row["train"][clock] for row in self._whole(arm)]
+        return between(known) if known else NOTHING
+
+    def _of_measuring(self, arm: str) -> str:
+        """CPU time of training as a multiple of what measuring the same run took: a slow hour slows both."""
+        known = [round(row["train"]["cpu_seconds"] / row["measure"]["cpu_seconds"], 1) for row in self._whole(arm)]
+        return between(known) if known else NOTHING
+
+    def _whole(self, arm: str) -> list[Row]:
+        """Rows of runs whose training was not interrupted."""
+        return [row for row in self.results.rows[arm] if row["train"].get("resumed") is False]
 
 
 def _said(arm: Arm) -> str:
