@@ -156,6 +156,11 @@ class Tables:
         """Of samples."""
         return f"{100 * self.results.values(arm, measure, list(SAMPLED)).mean:.1f}"
 
+    def while_training(self, arm: str, step: int) -> str:
+        """Valid form of what was sampled in the block of steps that ends with this one."""
+        curves = [row["train"]["curve"] for row in self.results.rows[arm]]
+        return f"{100 * fmean(curve['valid_format'][curve['step'].index(step)] for curve in curves):.0f}"
+
     def faithful_share(self, arm: str, condition: str, measure: str = "correct") -> str:
         """Of answers to relation questions under a condition."""
         return f"{100 * self.results.faithful(arm, condition, measure).mean:.1f}"
