@@ -97,7 +97,7 @@ class Tables:
             self._groups_that_teach,
             lambda arm: self._seconds(arm, "cpu_seconds"),
             lambda arm: self._seconds(arm, "wall_seconds"),
-            self._of_measuring,
+            self.of_measuring,
         ]
         return self._table(titles, columns, group)
 
@@ -165,6 +165,11 @@ class Tables:
         """Of answers to relation questions under a condition."""
         return f"{100 * self.results.faithful(arm, condition, measure).mean:.1f}"
 
+    def of_measuring(self, arm: str) -> str:
+        """CPU time of training as a multiple of what measuring the same run took: a slow hour slows both."""
+        known = [round(row["train"]["cpu_seconds"] / row["measure"]["cpu_seconds"], 1) for row in self._whole(arm)]
+        return between(known) if known else NOTHING
+
     def gap(self, arm: str, what: str) -> str:
         """How far an arm is from the one that it is held against, with its interval and p."""
         found = self.comparisons[what][arm]
@@ -231,11 +236,6 @@ class Tables:
 
     def _seconds(self, arm: str, clock: str) -> str:
         known = [row["train"][clock] for row in self._whole(arm)]
-        return between(known) if known else NOTHING
-
-    def _of_measuring(self, arm: str) -> str:
-        """CPU time of training as a multiple of what measuring the same run took: a slow hour slows both."""
-        known = [round(row["train"]["cpu_seconds"] / row["measure"]["cpu_seconds"], 1) for row in self._whole(arm)]
         return between(known) if known else NOTHING
 
     def _whole(self, arm: str) -> list[Row]:
