@@ -473,6 +473,13 @@ def test_an_arm_that_is_not_asked_for_the_form_stands_in_no_figure_of_it(made_up
     }
 
 
+def test_an_arm_that_is_not_asked_for_the_form_is_not_compared_by_it(made_up):
+    compared = Tables(made_up[1], load_study()).comparisons
+    trained = {arm for arm in made_up[1].rows if not arm.startswith(("untrained/", DEFAULT))}
+    assert compared["right samples"].keys() == trained
+    assert compared["valid samples"].keys() == trained - {"fine-tuning/answers"}
+
+
 def test_a_column_that_no_arm_has_is_left_out(made_up):
     _, found = made_up
     tables = Tables(found, load_study())

@@ -29,8 +29,13 @@ class Tables:
 
     @cached_property
     def comparisons(self) -> dict[str, Mapping[str, Comparison]]:
-        """By name of what is compared, then by arm."""
-        return {name: compare(self.results, *of, self.study.held_against()) for name, of in COMPARED.items()}
+        """By name of what is compared, then by arm; the form only of arms that are asked for it."""
+        held = self.study.held_against()
+        asked = {arm: other for arm, other in held.items() if not self._is_direct(arm)}
+        return {
+            name: compare(self.results, measure, sets, asked if measure == "valid_format" else held)
+            for name, (measure, sets) in COMPARED.items()
+        }
 
     def measured(self, group: Group) -> list[str]:
         """What the group is held against and its own arms, as far as they have rows."""
@@ -201,7 +206,10 @@ class Tables:
 
     def _grounded(self, column: Column) -> Column:
         """Of arms that are asked for chains."""
-        return lambda arm: NOTHING if self.results.method(arm) in DIRECT else column(arm)
+        return lambda arm: NOTHING if self._is_direct(arm) else column(arm)
+
+    def _is_direct(self, arm: str) -> bool:
+        return arm in self.results.rows and self.results.method(arm) in DIRECT
 
     def _against(self, what: str, group: Group) -> list[Column]:
         """The difference from the first line and its p. The first line itself may be held against another arm."""
