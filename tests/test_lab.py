@@ -11,7 +11,16 @@ from scipy.stats import ttest_1samp
 from benchmarks.lab import ROOT, results, target, training, triplets
 from benchmarks.lab.__main__ import OUTPUT, main
 from benchmarks.lab.analysis import Results, Values, compare
-from benchmarks.lab.measuring import Outcome, held_out_questions, pack_bits, packed, summary, unpack_bits, unpack_levels
+from benchmarks.lab.measuring import (
+    HARDER_SPLITS,
+    Outcome,
+    held_out_questions,
+    pack_bits,
+    packed,
+    summary,
+    unpack_bits,
+    unpack_levels,
+)
 from benchmarks.lab.one import identity
 from benchmarks.lab.study import DEFAULT, load_study
 from benchmarks.lab.tables import Tables
@@ -450,7 +459,7 @@ def test_the_page_is_made_of_the_rows_alone(made_up, tmp_path, capsys):
     assert all(f"`{arm}`" in text for arm in found.rows)
     accuracy = found.values("beta/0.01", "correct", ["count"]).interval()
     assert f"{100 * accuracy.value:.1f} ({100 * accuracy.low:.1f}–{100 * accuracy.high:.1f})" in text
-    assert "| 77 | 80 | 1.5 |" in text  # trained in CPU seconds, by the clock, and as a multiple of measuring
+    assert "| 1.5 | 77 | 80 |" in text  # trained, as a multiple of measuring, in CPU seconds and by the clock
     assert "`loss/gspo` seed 2: exit code 6: diverged" in text
     assert "Scenes that pre-training never saw" not in text  # they were not asked
     again = [path.read_bytes() for path in sorted((tmp_path / "lab").iterdir())]
@@ -478,6 +487,40 @@ def test_an_arm_that_is_not_asked_for_the_form_is_not_compared_by_it(made_up):
     trained = {arm for arm in made_up[1].rows if not arm.startswith(("untrained/", DEFAULT))}
     assert compared["right samples"].keys() == trained
     assert compared["valid samples"].keys() == trained - {"fine-tuning/answers"}
+
+
+def test_the_numbers_of_sentences_are_those_of_the_rows(made_up):
+    _, found = made_up
+    tables, rows, n = Tables(found, load_study()), found.rows["beta/0"], 120
+
+    def outcome(row, name, measure):
+        return unpack_bits(row["outcomes"][name][measure], n)
+
+    sampled = [(row, name) for row in rows for name in ("sampled/relation", "sampled/count")]
+    valid = sum(outcome(*one, "valid_format").sum() for one in sampled)
+    right = sum((outcome(*one, "valid_format") & outcome(*one, "correct")).sum() for one in sampled)
+    assert tables.of_valid("beta/0") == (right, valid)
+    assert f"| {100 * right / valid:.1f} of {valid} |" in tables.samples(load_study().groups[6])
+    relation = np.concatenate([outcome(row, "relation", "correct") for row in rows])
+    all_found = np.concatenate([unpack_levels("f1", row["outcomes"]["relation"]["f1"]) == 1 for row in rows])
+    assert tables.right_by_boxes("beta/0", found=True) == f"{100 * relation[all_found].mean():.1f}"
+    assert tables.right_by_boxes("beta/0", found=False) == f"{100 * relation[~all_found].mean():.1f}"
+    by_seed = [f"{100 * outcome(row, 'count', 'correct').mean():.1f}" for row in rows]
+    assert tables.each_seed("beta/0", "count") == ", ".join(by_seed)
+    curves = [row["train"]["curve"] for row in rows]
+    assert {curve["step"][3] for curve in curves} == {20}
+    assert tables.while_training("beta/0", 20) == f"{100 * np.mean([curve['valid_format'][3] for curve in curves]):.0f}"
+
+
+def test_on_the_harder_splits_the_untrained_model_is_read_leniently():
+    study, n = load_study(), 40
+    sets = (*lab_rows.KINDS, *(f"{split}/{kind}" for split in HARDER_SPLITS for kind in ("relation", "count")))
+    found = Results(lab_rows.header(n, sets), lab_rows.made_up(study, n, sets))
+    lines = Tables(found, study).harder(["untrained/grounded", DEFAULT]).splitlines()
+    right = found.values("untrained/grounded", "correct_lenient", ["more/relation"]).mean
+    assert not found.values("untrained/grounded", "correct", ["more/relation"]).table.any()
+    assert lines[2].startswith(f"| `untrained/grounded` | {100 * right:.1f} (")
+    assert lines[0].count("IoU") == len(HARDER_SPLITS)
 
 
 def test_a_column_that_no_arm_has_is_left_out(made_up):

@@ -75,6 +75,7 @@ def facts(found: Results, study: Study) -> dict[str, Any]:
     whole = [row["train"] for row in default if row["train"].get("resumed") is False]
     wanted = study.jobs()
     return {
+        "recipe": study.recipe_of(next(arm for arm in study.arms() if arm.id == DEFAULT), seed=0),
         "runs": len(rows),
         "trained": len(trained),
         "commits": sorted({row["commit"] for row in rows if row["commit"]}),

@@ -71,11 +71,14 @@ class Tables:
 
     def boxes(self, group: Group) -> str:
         """Overlap, and what the boxes are worth."""
-        titles = ["arm", "IoU", "F1@0.5", "as asked", "its boxes masked", "others masked", "its − others"]
+        titles = ["arm", "IoU", "F1@0.5", "as asked", "its boxes masked", "answered then"]
+        titles += ["others masked", "its − others"]
         titles += ["wrong boxes", "wrong − as asked", "swapped"]
         columns: list[Column] = [
             *(self._overlap(name) for name in ("iou", "f1")),
-            *(self._faithful(name) for name in ("unchanged", "mask_predicted", "mask_random")),
+            *(self._faithful(name) for name in ("unchanged", "mask_predicted")),
+            self._faithful("mask_predicted", "answered"),
+            self._faithful("mask_random"),
             self._drop("mask_predicted", "mask_random"),
             self._faithful("wrong_boxes"),
             self._drop("wrong_boxes", "unchanged"),
@@ -85,38 +88,43 @@ class Tables:
 
     def samples(self, group: Group) -> str:
         """What samples at temperature 1 are like."""
-        titles = ["arm", "samples of valid format", "− first", "p", "right samples", "− first", "p"]
+        titles = ["arm", "samples of valid format", "− first", "p"]
+        titles += ["right samples", "− first", "p", "right, of the valid"]
         columns: list[Column] = [
             self._form(list(SAMPLED)),
             *self._against("valid samples", group),
             lambda arm: percent(self.results.values(arm, "correct", list(SAMPLED)).interval()),
             *self._against("right samples", group),
+            self._grounded(self._right_of_valid),
         ]
         return self._table(titles, columns, group)
 
     def costs(self, group: Group) -> str:
         """Length, and what training cost: the least and the most of the seeds, where they differ."""
-        titles = ["arm", "tokens, greedy", "groups that teach", "trained in CPU s", "by the clock", "÷ measuring"]
+        titles = ["arm", "tokens, greedy", "groups that teach", "KL, last steps"]
+        titles += ["÷ measuring", "trained in CPU s", "by the clock"]
         columns: list[Column] = [
             lambda arm: between(self._all(arm, "tokens").by_seed.tolist()),
             self._groups_that_teach,
+            self._last_kl,
+            self.of_measuring,
             lambda arm: self._seconds(arm, "cpu_seconds"),
             lambda arm: self._seconds(arm, "wall_seconds"),
-            self.of_measuring,
         ]
         return self._table(titles, columns, group)
 
     def harder(self, arms: Sequence[str]) -> str | None:
-        """Answers on the splits that pre-training never saw; None where they were not asked."""
+        """Answers on the splits that pre-training never saw, the untrained model's read leniently, and the overlap of
+        the boxes of relation questions; None where they were not asked."""
         sets = [f"{split}/{kind}" for kind in ("relation", "count") for split in HARDER_SPLITS]
         if not {*sets} <= self.results.header["scenes"].keys():
             return None
-        lines = [
-            [f"`{arm}`", *(percent(self.results.values(arm, "correct", [name]).interval()) for name in sets)]
-            for arm in arms
-            if arm in self.results.rows
-        ]
-        return markdown(["arm", *(name.replace("_", " ").replace("/", ": ") for name in sets)], lines)
+        relation = sets[: len(HARDER_SPLITS)]
+        columns = [self._leniently_if_untrained(name) for name in sets]
+        columns += [self._overlap("iou", [name]) for name in relation]
+        lines = [[f"`{arm}`", *(column(arm) for column in columns)] for arm in arms if arm in self.results.rows]
+        titles = ["arm", *sets, *(f"{name}, IoU" for name in relation)]
+        return markdown([title.replace("_", " ").replace("/", ": ") for title in titles], lines)
 
     def by_seed(self, arm: str = DEFAULT) -> str:
         """Each seed of an arm alone, its intervals over scenes."""
@@ -152,6 +160,10 @@ class Tables:
         """Of greedy answers."""
         return f"{100 * self.results.values(arm, measure, [kind]).mean:.1f}"
 
+    def each_seed(self, arm: str, kind: str) -> str:
+        """Right greedy answers of every seed, in order."""
+        return ", ".join(f"{100 * mean:.1f}" for mean in self.results.values(arm, "correct", [kind]).by_seed)
+
     def seeds(self, arm: str, kind: str) -> str:
         """Right greedy answers of the worst and the best seed."""
         each = 100 * self.results.values(arm, "correct", [kind]).by_seed
@@ -160,6 +172,16 @@ class Tables:
     def sampled(self, arm: str, measure: str = "valid_format") -> str:
         """Of samples."""
         return f"{100 * self.results.values(arm, measure, list(SAMPLED)).mean:.1f}"
+
+    def of_valid(self, arm: str) -> tuple[int, int]:
+        """How many samples of valid form are right, and how many there are."""
+        valid, right = (self.results.values(arm, name, list(SAMPLED)).table for name in ("valid_format", "correct"))
+        return int((valid * right).sum()), int(valid.sum())
+
+    def right_by_boxes(self, arm: str, *, found: bool) -> str:
+        """Right answers to relation questions where F1@0.5 is 1, or where it is less."""
+        right, f1 = (self.results.values(arm, name, ["relation"]).table for name in ("correct", "f1"))
+        return f"{100 * right[(f1 == 1) == found].mean():.1f}"
 
     def while_training(self, arm: str, step: int) -> str:
         """Valid form of what was sampled in the block of steps that ends with this one."""
@@ -180,6 +202,10 @@ class Tables:
         found = self.comparisons[what][arm]
         return f"{points(found.difference)}, p {p_value(found.p)}"
 
+    def p(self, arm: str, what: str) -> str:
+        """Of the difference from the arm that it is held against."""
+        return f"p {p_value(self.comparisons[what][arm].p)}"
+
     def gain(self, kind: str, arm: str = DEFAULT) -> str:
         """Above the best way to ask the untrained model, with its interval."""
         best = self.results.values(self.results.best_untrained(kind), "correct_lenient", [kind])
@@ -198,11 +224,15 @@ class Tables:
     def _accuracy(self, kind: str, measure: str = "correct") -> Column:
         return lambda arm: percent(self.results.values(arm, measure, [kind]).interval())
 
+    def _leniently_if_untrained(self, kind: str) -> Column:
+        untrained = self.results.untrained()
+        return lambda arm: self._accuracy(kind, "correct_lenient" if arm in untrained else "correct")(arm)
+
     def _form(self, sets: Sequence[str]) -> Column:
         return self._grounded(lambda arm: percent(self.results.values(arm, "valid_format", sets).interval()))
 
-    def _overlap(self, measure: str) -> Column:
-        return self._grounded(lambda arm: decimals(self._all(arm, measure).interval()))
+    def _overlap(self, measure: str, sets: Sequence[str] = KINDS) -> Column:
+        return self._grounded(lambda arm: decimals(self.results.values(arm, measure, sets).interval()))
 
     def _grounded(self, column: Column) -> Column:
         """Of arms that are asked for chains."""
@@ -220,11 +250,11 @@ class Tables:
 
         return [gap, lambda arm: p_value(found[arm].p) if arm in found else NOTHING]
 
-    def _faithful(self, condition: str) -> Column:
+    def _faithful(self, condition: str, measure: str = "correct") -> Column:
         def cell(arm: str) -> str:
             if not self.results.writes_boxes(arm):
                 return NOTHING
-            return percent(self.results.faithful(arm, condition).interval())
+            return percent(self.results.faithful(arm, condition, measure).interval())
 
         return cell
 
@@ -236,6 +266,16 @@ class Tables:
             return points(changed.minus(as_before).interval())
 
         return cell
+
+    def _right_of_valid(self, arm: str) -> str:
+        right, valid = self.of_valid(arm)
+        return f"{100 * right / valid:.1f} of {valid}" if valid else NOTHING
+
+    def _last_kl(self, arm: str) -> str:
+        """In the last block of steps, mean of the seeds."""
+        curves = [row["train"].get("curve", {}).get("kl") for row in self.results.rows[arm]]
+        known = [curve[-1] for curve in curves if curve and curve[-1] is not None]
+        return f"{fmean(known):.3f}" if known else NOTHING
 
     def _groups_that_teach(self, arm: str) -> str:
         curves = [row["train"].get("curve", {}).get("groups_that_teach") for row in self.results.rows[arm]]
