@@ -490,8 +490,10 @@ def test_an_arm_that_is_not_asked_for_the_form_is_not_compared_by_it(made_up):
 
 
 def test_the_numbers_of_sentences_are_those_of_the_rows(made_up):
-    _, found = made_up
-    tables, rows, n = Tables(found, load_study()), found.rows["beta/0"], 120
+    folder, _ = made_up
+    found, n = Results(*results.read(folder)), 120
+    tables, rows = Tables(found, load_study()), found.rows["beta/0"]
+    rows[1]["outcomes"]["sampled/count"]["valid_format"] = pack_bits(np.arange(n) % 3 > 0)
 
     def outcome(row, name, measure):
         return unpack_bits(row["outcomes"][name][measure], n)
@@ -521,6 +523,7 @@ def test_on_the_harder_splits_the_untrained_model_is_read_leniently():
     assert not found.values("untrained/grounded", "correct", ["more/relation"]).table.any()
     assert lines[2].startswith(f"| `untrained/grounded` | {100 * right:.1f} (")
     assert lines[0].count("IoU") == len(HARDER_SPLITS)
+    assert {line.count("|") for line in lines} == {1 + 1 + 3 * len(HARDER_SPLITS)}
 
 
 def test_a_column_that_no_arm_has_is_left_out(made_up):
