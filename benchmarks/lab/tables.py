@@ -71,9 +71,8 @@ class Tables:
 
     def boxes(self, group: Group) -> str:
         """Overlap, and what the boxes are worth."""
-        titles = ["arm", "IoU", "F1@0.5", "as asked", "its boxes masked", "answered then"]
-        titles += ["others masked", "its − others"]
-        titles += ["wrong boxes", "wrong − as asked", "swapped"]
+        titles = ["arm", "IoU", "F1@0.5", "as asked", "its boxes masked", "answered then", "others masked"]
+        titles += ["its − others", "wrong boxes", "wrong − as asked", "swapped"]
         columns: list[Column] = [
             *(self._overlap(name) for name in ("iou", "f1")),
             *(self._faithful(name) for name in ("unchanged", "mask_predicted")),
@@ -199,8 +198,7 @@ class Tables:
 
     def gap(self, arm: str, what: str) -> str:
         """How far an arm is from the one that it is held against, with its interval and p."""
-        found = self.comparisons[what][arm]
-        return f"{points(found.difference)}, p {p_value(found.p)}"
+        return f"{points(self.comparisons[what][arm].difference)}, {self.p(arm, what)}"
 
     def p(self, arm: str, what: str) -> str:
         """Of the difference from the arm that it is held against."""

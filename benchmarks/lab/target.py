@@ -9,7 +9,7 @@ from benchmarks.lab.study import DEFAULT
 from benchmarks.lab.wording import points
 
 SEEDS = 5
-VALID_FORMAT, IOU, RELATION, GAIN, LOSS, TAKEN = 0.95, 0.6, 0.80, 0.15, 0.05, 0.5
+VALID_FORMAT, IOU, RELATION, GAIN, LOST, TAKEN = 0.95, 0.6, 0.80, 0.15, 0.05, 0.5
 MINUTES = 10
 ALL_SEEDS = "all seeds"
 RIGHT = ("relation", "count")
@@ -94,8 +94,8 @@ def _gain(seed: str, what: str, gap: Values) -> Check:
 def _no_loss(seed: str, what: str, gap: Values) -> Check:
     """Not shown to be lower, and shown not to be lower by the margin: a wide interval alone does not pass."""
     found = gap.interval()
-    asked = f"interval reaches 0, and not −{100 * LOSS:.0f} points"
-    return Check(seed, what, points(found), asked, found.low > -LOSS and found.high >= 0)
+    asked = f"interval reaches 0, and not −{100 * LOST:.0f} points"
+    return Check(seed, what, points(found), asked, found.low > -LOST and found.high >= 0)
 
 
 def report(results: Results) -> tuple[str, bool]:
