@@ -28,6 +28,16 @@ _BLUR = 1.2  # pixels: deviation of the soft labels on coordinates
 COORDINATES = SIDE + 1  # 0 to 112
 
 
+def quick_dtype(device: str) -> torch.dtype:
+    """bfloat16 where matrices are multiplied in it, else float32: emulating it takes thirty times as long."""
+    is_quick = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if is_quick else torch.float32
+
+
+def mixed_precision(device: str) -> torch.autocast:
+    return torch.autocast(device, torch.bfloat16, enabled=quick_dtype(device) is torch.bfloat16)
+
+
 def to_patches(pictures: np.ndarray) -> np.ndarray:
     """(B, 112, 112, 3) uint8 as (B, 196, 192) float32 in the processor's order: a token's 2 x 2 patches together."""
     values = pictures.astype(np.float32) / 255 * 2 - 1
@@ -310,8 +320,8 @@ class StackedMuon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor, steps: int = 4) -> Tensor:
-    """(N, m, n) with m <= n: about the nearest matrices with orthonormal rows, by Newton-Schulz in bfloat16."""
-    x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).bfloat16()
+    """(N, m, n) with m <= n: about the nearest matrices with orthonormal rows, by Newton-Schulz in `quick_dtype`."""
+    x = (matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)).to(quick_dtype(matrices.device.type))
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x

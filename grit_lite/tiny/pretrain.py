@@ -29,6 +29,7 @@ from grit_lite.tiny.learner import (
     Packed,
     answer_loss,
     clip,
+    mixed_precision,
     optimizers,
     patch_targets,
     to_patches,
@@ -194,7 +195,7 @@ def train_step(learner: Learner, packer: Packer) -> dict[str, float]:
     stage = learner.stages[learner.stage]
     rng = np.random.default_rng([learner.seed, learner.stage, learner.step])
     reads = stage.talks and rng.random() < stage.reading
-    with torch.autocast(learner.model.device.type, torch.bfloat16):
+    with mixed_precision(learner.model.device.type):
         losses = _reading_losses(learner, packer, stage, rng) if reads else _picture_losses(learner, packer, stage, rng)
     total = torch.stack(list(losses.values())).sum()
     for optimizer in learner.optimizers:
@@ -250,7 +251,7 @@ def _update(learner: Learner, rate: float, vision_rate: float) -> None:
 @torch.no_grad()
 def validate(learner: Learner, packer: Packer, pictures: int = 48) -> dict[str, float]:
     """How the averaged weights do on validation scenes, teacher-forced; shares of right answers, boxes as IoU."""
-    with averaged(learner), torch.autocast(learner.model.device.type, torch.bfloat16):
+    with averaged(learner), mixed_precision(learner.model.device.type):
         return {**_validate_pictures(learner, packer, pictures), **_validate_reading(learner, packer)}
 
 
