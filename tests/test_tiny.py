@@ -350,6 +350,19 @@ def test_a_conversation_is_measured_in_the_words_it_was_trained_on(tokenizer, un
     assert [answer for _, answer in true_turns(question, -1)] == [answer for _, answer in turns[::-1]]
 
 
+@pytest.mark.parametrize("turn", [lambda asked: asked, questions.told_the_other_way])
+def test_a_chain_that_is_read_weighs_how_it_ends_and_none_of_the_boxes(tokenizer, turn):
+    from grit_lite.tiny.rows import Packer
+
+    asked = turn(questions.relation(rng(1), RED, BLUE, true="left of", asked="right of"))
+    packer, row = Packer(tokenizer), Packer(tokenizer).text_row()
+    packer.ask_to_read(row, asked, "grounded", filler=0.2)
+    weighed = [(tokenizer.decode([label]), w) for label, w in zip(row.labels, row.weights, strict=True) if w > 0]
+    assert not any(text.strip().isdigit() for text, _ in weighed)
+    assert [text for text, _ in weighed][-4:] == [" square", ".", " no", "<|im_end|>"]
+    assert dict(weighed)["."] == dict(weighed)["<|im_end|>"] == 0.2
+
+
 def test_told_the_other_way_names_the_second_object_first():
     asked = questions.relation(rng(1), RED, BLUE, true="left of", asked="right of")
     turned = questions.told_the_other_way(asked)
