@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -36,14 +35,12 @@ from grit_lite.tiny.learner import (
     to_patches,
 )
 from grit_lite.tiny.questions import (
-    FARTHEST,
     Asked,
     Kind,
     ask,
     ask_where_all,
     imagine_relation,
     told_the_other_way,
-    where_each_is,
 )
 from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, Row, lay_out
 from grit_lite.tiny.world import MOST_OBJECTS, Scene, make_scene
@@ -60,7 +57,6 @@ class Stage:
     batch: int
     rate: tuple[float, float]
     talks: bool = True  # False: only the vision tower learns, from its heads
-    looks: bool = True  # False: only the language model learns
     vision_rate: float = 0.4  # of the rate, for the vision tower's matrices
     most_objects: int = MOST_OBJECTS
     full_scenes: float = 1.0  # share of scenes with up to five objects; the others have up to `most_objects`
@@ -76,13 +72,8 @@ class Stage:
     grounded: float = 1.0  # GRIT-prompted questions a picture, in the mean
     reading: float = 0.0  # share of steps that read relations from imagined boxes, without pictures
     usual: float = 0.5  # share of those that ask for left of or above
-    turned: float = 0.0  # share of those, and of told ones, that write the second object's box first
+    turned: float = 0.0  # share of those that write the second object's box first
     prompt: Literal["grounded", "direct"] = "direct"  # of the chains that are read
-    filler: float = 0.0  # loss weight, in those chains, of what follows from the form
-    near: bool = False  # whether boxes that nobody drew are as near to each other as those asked about on pictures
-    chains: int = 3  # in a row without a picture: to read, to match, and as many bare comparisons
-    turns: int = 0  # in the same row, conversations that told the boxes
-    told: float = 0.0  # share of the other steps whose questions about pictures all come with the boxes
     warmup: int = 30
 
 
@@ -114,45 +105,9 @@ STAGES = (
         turned=0.5,
         prompt="grounded",
     ),
-    # Boxes that someone else told, earlier in the conversation or in the question, are read as well as written ones:
-    # first without pictures, where ten times as many fit into a step.
-    Stage("converse", 100, 16, (2.5e-3, 2.5e-3), looks=False, reading=1.0, turned=0.5, prompt="grounded", turns=10),
-    Stage(
-        "tell",
-        200,
-        16,
-        (2.5e-3, 2e-5),
-        looks=False,
-        direct=LATE_QUESTIONS,
-        grounded=2.0,
-        reading=0.4,
-        turned=0.5,
-        prompt="grounded",
-        turns=5,
-        told=0.5,
-    ),
-    # Meanwhile chains had lost a tenth of what they read right, and behind boxes in the other order their ends.
-    Stage(
-        "recall",
-        200,
-        16,
-        (1.5e-3, 2e-5),
-        looks=False,
-        direct=LATE_QUESTIONS,
-        grounded=2.0,
-        reading=0.6,
-        turned=0.5,
-        prompt="grounded",
-        filler=0.2,
-        near=True,
-        chains=6,
-        turns=1,
-        told=0.4,
-    ),
 )
 SAVE_SECONDS = 90.0
-READING_ROWS = 16  # of a step without pictures
-TOLD_QUESTIONS = 4  # a picture, each asked twice
+READING_ROWS, READING_QUESTIONS = 16, 3  # of a step without pictures; of each of the three sorts a row
 
 
 @dataclass
@@ -170,7 +125,6 @@ class Learner:
     step: int = 0  # within the stage
     updates: int = 0
     seconds: float = 0.0
-    begun_with: dict[str, Any] | None = None  # the record of the weights that it began with; None: with none
 
 
 def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
@@ -182,15 +136,6 @@ def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
         heads = Heads(tokenizer).to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return Learner(tokenizer, model, heads, optimizers(model, heads), average, stages, seed)
-
-
-def begin_with(learner: Learner, weights: Path, stage: str) -> None:
-    """Go on from exported weights, at a stage that does not look: it needs no heads, and they are not exported."""
-    learner.stage = [one.name for one in learner.stages].index(stage)
-    learner.model.load_state_dict(type(learner.model).from_pretrained(weights, dtype=torch.float32).state_dict())
-    learner.average = {name: value.detach().clone() for name, value in learner.model.state_dict().items()}
-    record = json.loads((weights / "pretraining.json").read_text())
-    learner.begun_with = {name: record[name] for name in ("sha256", "seconds", "versions")}
 
 
 # --- data
@@ -213,18 +158,6 @@ def picture_row(packer: Packer, stage: Stage, scene: Scene, rng: np.random.Gener
     return row
 
 
-def told_row(packer: Packer, stage: Stage, scene: Scene, rng: np.random.Generator) -> Row:
-    """Relations of the scene with the boxes in the context: told by the question, and by earlier turns."""
-    row = packer.image_row()
-    for _ in range(TOLD_QUESTIONS):
-        asked = ask("relation", rng, scene)
-        if asked is not None:
-            told = told_the_other_way(asked) if rng.random() < stage.turned else asked
-            packer.ask_to_compare(row, told)
-            packer.ask_in_turns(row, where_each_is(rng, told), told)
-    return row
-
-
 def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
     """A question of the GRIT-prompted mixture; a kind that the scene does not allow is drawn again."""
     while True:
@@ -235,19 +168,11 @@ def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
 
 
 def reading_row(packer: Packer, stage: Stage, rng: np.random.Generator) -> Row:
-    row, read = packer.text_row(), partial(packer.ask_to_read, style=stage.prompt, filler=stage.filler)
-    for ask_to in (read, packer.ask_to_match, packer.ask_to_compare) * stage.chains:
-        ask_to(row, _imagined(stage, rng))
-    for _ in range(stage.turns):
-        asked = _imagined(stage, rng)
-        packer.ask_in_turns(row, where_each_is(rng, asked), asked)
+    row, read = packer.text_row(), partial(packer.ask_to_read, style=stage.prompt)
+    for ask_to in (read, packer.ask_to_match, packer.ask_to_compare) * READING_QUESTIONS:
+        asked = imagine_relation(rng, int(rng.integers(2)), stage.usual)
+        ask_to(row, told_the_other_way(asked) if rng.random() < stage.turned else asked)
     return row
-
-
-def _imagined(stage: Stage, rng: np.random.Generator) -> Asked:
-    farthest = FARTHEST if stage.near else math.inf
-    asked = imagine_relation(rng, int(rng.integers(2)), stage.usual, farthest)
-    return told_the_other_way(asked) if rng.random() < stage.turned else asked
 
 
 def on_device(arrays: dict[str, np.ndarray], device: str) -> dict[str, Tensor]:
@@ -286,18 +211,14 @@ def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.rand
     earlier = sum(done.steps * done.batch for done in learner.stages[: learner.stage])
     scenes = scenes_of(stage, earlier + learner.step * stage.batch, rng)
     patches, targets = scene_tensors(scenes, device)
-    with torch.set_grad_enabled(stage.looks):
-        features, tokens = BatchedVision(learner.model)(patches)
-    losses = {}
-    if stage.looks:
-        seen, _ = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
-        losses["seen"] = 0.3 * seen if stage.talks else seen
-    if stage.talks:
-        row_of = told_row if stage.told and rng.random() < stage.told else picture_row
-        rows = lay_out([row_of(packer, stage, scene, rng) for scene in scenes])
-        numbers = learner.heads.get_buffer("numbers")
-        losses["said"], _ = answer_loss(learner.model, Packed.on(device, rows), tokens, numbers)
-    return losses
+    features, tokens = BatchedVision(learner.model)(patches)
+    words = learner.model.get_input_embeddings().weight
+    seen, _ = learner.heads(features, tokens, targets, words)
+    if not stage.talks:
+        return {"seen": seen}
+    rows = lay_out([picture_row(packer, stage, scene, rng) for scene in scenes])
+    said, _ = answer_loss(learner.model, Packed.on(device, rows), tokens, learner.heads.get_buffer("numbers"))
+    return {"seen": 0.3 * seen, "said": said}
 
 
 def _reading_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -331,8 +252,7 @@ def _update(learner: Learner, rate: float, vision_rate: float) -> None:
 def validate(learner: Learner, packer: Packer, pictures: int = 48) -> dict[str, float]:
     """How the averaged weights do on validation scenes, teacher-forced; shares of right answers, boxes as IoU."""
     with averaged(learner), mixed_precision(learner.model.device.type):
-        seen, read = _validate_pictures(learner, packer, pictures), _validate_reading(learner, packer)
-        return {**seen, **{f"read_{name}": value for name, value in read.items()}}
+        return {**_validate_pictures(learner, packer, pictures), **_validate_reading(learner, packer)}
 
 
 def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[str, float]:
@@ -341,16 +261,13 @@ def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[
     patches, targets = scene_tensors(scenes, device)
     features, tokens = BatchedVision(learner.model)(patches)
     _, seen = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
-    plan = Stage("validate", 1, pictures, (0, 0), grounded=1.0, turned=0.5)
-    found = {}
-    for row_of in (told_row, picture_row):
-        rows = [row_of(packer, plan, scene, np.random.default_rng(k)) for k, scene in enumerate(scenes)]
-        found |= _judge(learner, rows, tokens)
-    return {**seen, **found}
+    plan = Stage("validate", 1, pictures, (0, 0), grounded=1.0)
+    rows = [picture_row(packer, plan, scene, np.random.default_rng(k)) for k, scene in enumerate(scenes)]
+    return {**seen, **_judge(learner, rows, tokens)}
 
 
 def _validate_reading(learner: Learner, packer: Packer) -> dict[str, float]:
-    rng, plan = np.random.default_rng(0), Stage("validate", 1, 1, (0, 0), turned=0.5, prompt="grounded", turns=3)
+    rng, plan = np.random.default_rng(0), Stage("validate", 1, 1, (0, 0), turned=0.5, prompt="grounded")
     return _judge(learner, [reading_row(packer, plan, rng) for _ in range(READING_ROWS)], None)
 
 
@@ -410,16 +327,13 @@ def averaged(learner: Learner) -> Iterator[None]:
 # --- keeping
 
 
-_COUNTED = ("stage", "step", "updates", "seconds", "begun_with")
-
-
 def save_checkpoint(learner: Learner, folder: Path) -> None:
     state = {
         "model": learner.model.state_dict(),
         "heads": learner.heads.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in learner.optimizers],
         "average": learner.average,
-        **{name: getattr(learner, name) for name in _COUNTED},
+        **{name: getattr(learner, name) for name in ("stage", "step", "updates", "seconds")},
     }
     aside = folder / "checkpoint.pt.part"
     torch.save(state, aside)
@@ -433,7 +347,7 @@ def load_checkpoint(learner: Learner, folder: Path) -> None:
     for optimizer, kept in zip(learner.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(kept)
     learner.average = state["average"]
-    for name in _COUNTED:
+    for name in ("stage", "step", "updates", "seconds"):
         setattr(learner, name, state[name])
 
 
@@ -448,7 +362,6 @@ def export(learner: Learner, folder: Path) -> Path:
         "seconds": round(learner.seconds),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
         "stages": [asdict(stage) for stage in learner.stages],
-        "begun_with": learner.begun_with,
     }
     (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
     return folder
@@ -465,17 +378,10 @@ def pretrain(
     resume: bool = False,
     minutes: float | None = None,
     device: str = "cpu",
-    weights: Path | None = None,
-    begin_at: str | None = None,
 ) -> Learner:
-    """Carry out the stages; stops early, with a checkpoint, once `minutes` have passed (after one step at least).
-
-    With `weights` and `begin_at` only the stages from that one on, beginning with the weights of that folder.
-    """
+    """Carry out the stages; stops early, with a checkpoint, once `minutes` have passed (after one step at least)."""
     output.mkdir(parents=True, exist_ok=True)
     learner = new_learner(stages, seed, device)
-    if weights is not None and begin_at is not None:
-        begin_with(learner, weights, begin_at)
     if resume and (output / "checkpoint.pt").exists():
         load_checkpoint(learner, output)
     packer, clock = Packer(learner.tokenizer), Clock(learner.seconds, minutes)
@@ -528,12 +434,7 @@ def main(arguments: Sequence[str] | None = None, stages: tuple[Stage, ...] = STA
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("--minutes", type=float, help="stop, with a checkpoint, after this long")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--weights", type=Path, help="begin with the weights of this folder; needs --begin-at")
-    late = [stage.name for stage in stages if not stage.looks]
-    parser.add_argument("--begin-at", choices=late, help="the first stage to carry out; needs --weights")
     given = vars(parser.parse_args(arguments))
-    if (given["weights"] is None) != (given["begin_at"] is None):
-        parser.error("--weights and --begin-at need each other")
     learner = pretrain(stages=stages, **given)
     print(export(learner, given["output"] / "weights"))
 
