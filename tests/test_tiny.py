@@ -388,13 +388,15 @@ def test_orthogonalised_matrices_have_nearly_orthonormal_rows():
 def test_a_processor_that_would_emulate_bfloat16_computes_in_float32(monkeypatch, multiplies_bfloat16):
     import torch
 
-    from grit_lite.tiny.learner import mixed_precision, quick_dtype
+    from grit_lite.tiny.learner import mixed_precision, orthogonalised, quick_dtype
 
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: multiplies_bfloat16)
     with mixed_precision("cpu"):
         out = torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2))
     assert out.dtype == quick_dtype("cpu") == (torch.bfloat16 if multiplies_bfloat16 else torch.float32)
     assert quick_dtype("cuda") is torch.bfloat16
+    rows = orthogonalised(torch.randn(1, 8, 16, generator=torch.manual_seed(0)))
+    assert torch.equal(rows, rows.bfloat16().float()) is multiplies_bfloat16
 
 
 # --- pre-training

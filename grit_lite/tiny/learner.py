@@ -35,6 +35,7 @@ def quick_dtype(device: str) -> torch.dtype:
 
 
 def mixed_precision(device: str) -> torch.autocast:
+    """Within the block matrices are multiplied in `quick_dtype`; weights stay in float32."""
     return torch.autocast(device, torch.bfloat16, enabled=quick_dtype(device) is torch.bfloat16)
 
 
