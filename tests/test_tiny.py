@@ -332,19 +332,61 @@ def test_a_chain_gives_no_weight_to_what_decides_the_form(tokenizer):
     assert " left of" in weighed
 
 
-def test_a_packed_row_computes_what_the_model_computes_for_each_answer_alone(tokenizer, processor):
+def test_a_conversation_is_measured_in_the_words_it_was_trained_on(tokenizer, untrained):
+    from grit_lite.tiny.measure import Asker, true_turns
+    from grit_lite.tiny.rows import Packer
+
+    asked = questions.relation(rng(1), RED, BLUE, true="left of", asked="right of")
+    earlier = questions.where_each_is(rng(9), asked)
+    packer, row = Packer(tokenizer), Packer(tokenizer).image_row()
+    packer.ask_in_turns(row, earlier, asked)
+    trained_on = tokenizer.decode(row.ids).replace("<|image_pad|>" * 49, "<|image_pad|>")
+
+    turns = [(one.question, one.answer) for one in earlier]
+    assert trained_on == Asker(untrained).prompt(asked.question, "direct", turns, image=True) + "no"
+    assert [tokenizer.decode([label]) for label, w in zip(row.labels, row.weights, strict=True) if w > 0] == ["no"]
+    question = questions.SceneQuestion(asked.question, "no", "relation", asked.boxes, SCENES[0].image)
+    assert [answer for _, answer in true_turns(question)] == [answer for _, answer in turns]
+    assert [answer for _, answer in true_turns(question, -1)] == [answer for _, answer in turns[::-1]]
+
+
+@pytest.mark.parametrize("turn", [lambda asked: asked, questions.told_the_other_way])
+def test_a_chain_that_is_read_weighs_how_it_ends_and_none_of_the_boxes(tokenizer, turn):
+    from grit_lite.tiny.rows import Packer
+
+    asked = turn(questions.relation(rng(1), RED, BLUE, true="left of", asked="right of"))
+    packer, row = Packer(tokenizer), Packer(tokenizer).text_row()
+    packer.ask_to_read(row, asked, "grounded", filler=0.2)
+    weighed = [(tokenizer.decode([label]), w) for label, w in zip(row.labels, row.weights, strict=True) if w > 0]
+    assert not any(text.strip().isdigit() for text, _ in weighed)
+    assert [text for text, _ in weighed][-4:] == [" square", ".", " no", "<|im_end|>"]
+    assert dict(weighed)["."] == dict(weighed)["<|im_end|>"] == 0.2
+
+
+def test_told_the_other_way_names_the_second_object_first():
+    asked = questions.relation(rng(1), RED, BLUE, true="left of", asked="right of")
+    turned = questions.told_the_other_way(asked)
+    assert (turned.question, turned.answer) == (asked.question, asked.answer)
+    assert "".join(text for text, _ in turned.found).startswith(" The blue square is at")
+    assert [one.boxes for one in questions.where_each_is(rng(1), turned)] == [(BLUE.box,), (RED.box,)]
+    assert [one.labels for one in questions.where_each_is(rng(1), turned)] == [("blue square",), ("red circle",)]
+
+
+@pytest.mark.parametrize("row_of", ["picture_row", "told_row"])
+def test_a_packed_row_computes_what_the_model_computes_for_each_answer_alone(row_of, tokenizer, processor):
     """Pixels, token ids, positions (get_rope_index) and hidden states are those of the ordinary path."""
     import torch
 
+    from grit_lite.tiny import pretrain
     from grit_lite.tiny.build import build_model
     from grit_lite.tiny.learner import BatchedVision, Packed, hidden_states, to_patches
-    from grit_lite.tiny.pretrain import Stage, picture_row
     from grit_lite.tiny.rows import Packer, lay_out
 
     model, packer, scene = build_model(tokenizer), Packer(tokenizer), SCENES[3]
-    row = picture_row(packer, Stage("test", 1, 1, (0, 0)), scene, rng(5))
+    row = getattr(pretrain, row_of)(packer, pretrain.Stage("test", 1, 1, (0, 0), turned=0.5), scene, rng(5))
     patches = torch.from_numpy(to_patches(np.asarray(scene.image)[None]))
     segments, parents = np.array(row.segments), np.array(row.parents)
+    assert row.marks
     with torch.no_grad():
         packed = hidden_states(model, Packed.on("cpu", lay_out([row])), BatchedVision(model)(patches)[1])
         for _, first, _ in row.marks:
@@ -437,6 +479,81 @@ def test_pretraining_leaves_a_folder_that_loads_and_says_what_made_it(tmp_path, 
     assert [stage["name"] for stage in said["stages"]] == ["see", "talk"]
     assert said["sha256"] == hashlib.sha256((weights / "model.safetensors").read_bytes()).hexdigest()
     assert sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(weights).parameters()) == 2_648_064
+
+
+def test_a_stage_that_does_not_look_begins_with_a_folder_of_weights_and_leaves_the_vision_tower(tmp_path):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from grit_lite.tiny import pretrain
+
+    stages = (*small_stages(), without_looking())
+    pretrain.main(
+        ["--output", str(tmp_path), "--weights", str(WEIGHTS), "--begin-at", "tell", "--minutes", "0"], stages=stages
+    )
+    pretrain.main(["--output", str(tmp_path), "--resume"], stages=stages)
+    before, after = (
+        AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
+        for folder in (WEIGHTS, tmp_path / "weights")
+    )
+    assert all(torch.equal(before[name], value) for name, value in after.items() if ".visual." in name)
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+    record, begun = (
+        json.loads((folder / "pretraining.json").read_text()) for folder in (tmp_path / "weights", WEIGHTS)
+    )
+    assert record["begun_with"]["sha256"] == record["begun_with"]["kept_sha256"] == begun["sha256"]
+    assert [json.loads(line)["stage"] for line in (tmp_path / "pretrain.jsonl").open()] == ["tell", "tell", "average"]
+
+
+def without_looking():
+    from grit_lite.tiny.pretrain import Stage
+
+    return Stage("tell", 2, 2, (1e-3, 1e-3), looks=False, told=1.0, turns=1, reading=0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_is_learned_without_looking_is_averaged_with_what_was_there_before(share, tmp_path, monkeypatch):
+    import torch
+
+    from grit_lite.tiny import pretrain
+
+    stages, average = (*small_stages(), without_looking()), {}
+    for kept in (0.0, 1.0, share):
+        monkeypatch.setattr(pretrain, "KEPT", kept)
+        average[kept] = pretrain.pretrain(tmp_path / str(kept), stages=stages).average
+    before = pretrain.pretrain(tmp_path / "before", stages=small_stages()).average
+    expected = {name: value.lerp(before[name], share) for name, value in average[0.0].items()}
+    assert all(torch.equal(average[share][name], value) for name, value in expected.items())
+    assert all(torch.equal(average[1.0][name], value) for name, value in before.items())
+    assert any(not torch.equal(average[0.0][name], value) for name, value in before.items())
+
+
+def test_weights_may_be_averaged_with_those_of_another_folder(tmp_path, monkeypatch):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from grit_lite.tiny import pretrain
+
+    other = pretrain.export(pretrain.new_learner(small_stages(), 7, "cpu"), tmp_path / "other")
+    monkeypatch.setattr(pretrain, "KEPT", 1.0)
+    begun = {"stages": (*small_stages(), without_looking()), "weights": WEIGHTS, "begin_at": "tell", "kept": other}
+    pretrain.pretrain(tmp_path / "run", **begun, minutes=0)
+    learner = pretrain.pretrain(tmp_path / "run", stages=begun["stages"], resume=True)
+    assert learner.begun_with["kept_sha256"] == json.loads((other / "pretraining.json").read_text())["sha256"]
+    saved = AutoModelForImageTextToText.from_pretrained(other, dtype=torch.float32).state_dict()
+    assert all(torch.equal(learner.average[name], value) for name, value in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("--weights", "--weights and --begin-at need each other"), ("--kept", "--kept needs --weights")],
+)
+def test_weights_to_begin_with_need_a_stage_to_begin_at(given, said, tmp_path, capsys):
+    from grit_lite.tiny import pretrain
+
+    with pytest.raises(SystemExit):
+        pretrain.main(["--output", str(tmp_path), given, str(WEIGHTS)])
+    assert said in capsys.readouterr().err
 
 
 # --- the shipped weights

@@ -6,11 +6,13 @@ measured.json in the folder.
 """
 
 import argparse
+import itertools
 import json
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,10 +44,17 @@ FLOORS = {
     "where_iou": 0.75,
     "told": 0.95,
     "told_turned": 0.95,
+    "reading": 0.95,
+    "reading_turned": 0.95,
+    "relation_told_boxes": 0.90,
+    "relation_told_boxes_turned": 0.90,
+    "relation_after_turns": 0.90,
+    "relation_after_turns_turned": 0.90,
     "chain_relation_after_true_boxes": 0.90,
 }
 MOST_VALID_FORMAT = 0.10  # greedy, before GRPO-GR: the room that training has to show itself
 HARDER: tuple[Split, ...] = ("more", "smaller", "new_pairs")
+Turns = Sequence[tuple[str, str]]  # questions with their answers, earlier in the conversation
 _READING = 1  # of the random streams of a split: boxes that nobody drew
 _BATCH = 50
 _DIRECT_TOKENS, _CHAIN_TOKENS = 90, 160
@@ -66,12 +75,13 @@ class Asker:
         questions: Sequence[SceneQuestion],
         *,
         grounded: bool = False,
+        earlier: Callable[[SceneQuestion], Turns] = lambda _: (),
         opening: Callable[[SceneQuestion], str] = lambda _: "",
         temperature: float = 0.0,
     ) -> list[str]:
         """The completions; `opening` is text that the model is made to begin with, and is part of what is returned."""
         style = "grounded" if grounded else "direct"
-        prompts = [self._prompt(q.question, style, image=True) + opening(q) for q in questions]
+        prompts = [self.prompt(q.question, style, earlier(q), image=True) + opening(q) for q in questions]
         most = _CHAIN_TOKENS if grounded else _DIRECT_TOKENS
         said = self._continue(prompts, [q.image for q in questions], temperature, most)
         return [opening(q) + text for q, text in zip(questions, said, strict=True)]
@@ -80,7 +90,7 @@ class Asker:
         self, told: Sequence[tuple[str, str]], style: Literal["grounded", "direct"], most: int = _CHAIN_TOKENS
     ) -> list[str]:
         """What follows without a picture: a question and the beginning of its answer each."""
-        prompts = [self._prompt(question, style, image=False) + opening for question, opening in told]
+        prompts = [self.prompt(question, style, image=False) + opening for question, opening in told]
         return self._continue(prompts, [], 0.0, most)
 
     @torch.inference_mode()
@@ -98,10 +108,16 @@ class Asker:
             texts += self.processor.batch_decode(out, skip_special_tokens=True)
         return texts
 
-    def _prompt(self, question: str, style: Literal["grounded", "direct"], *, image: bool) -> str:
-        text = [{"type": "text", "text": GRIT_PROMPT.render(question, style=style)}]
-        content = [{"type": "image"}, *text] if image else text
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    def prompt(self, question: str, style: Literal["grounded", "direct"], earlier: Turns = (), *, image: bool) -> str:
+        told = ((GRIT_PROMPT.render(asked, style="direct"), answer) for asked, answer in earlier)
+        said = [*itertools.chain(*told), GRIT_PROMPT.render(question, style=style)]
+        messages = [
+            {"role": role, "content": [{"type": "text", "text": text}]}
+            for role, text in zip(itertools.cycle(("user", "assistant")), said, strict=False)
+        ]
+        if image:
+            messages[0]["content"] = [{"type": "image"}, *messages[0]["content"]]
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
 
 
 def chain_opening(question: SceneQuestion) -> str:
@@ -136,10 +152,16 @@ def true_boxes(question: SceneQuestion) -> str:
     return ", ".join(box_text(box, name) for box, name in zip(question.boxes, related(question.question), strict=True))
 
 
-def true_sentences(question: SceneQuestion) -> str:
-    """Where the two objects of a relation question are, as a chain says it."""
-    named = zip(question.boxes, related(question.question), strict=True)
+def true_sentences(question: SceneQuestion, order: Literal[1, -1] = 1) -> str:
+    """Where the two objects of a relation question are, as a chain says it; -1: the second object's box first."""
+    named = [*zip(question.boxes, related(question.question), strict=True)][::order]
     return " ".join(f"The {name} is at {box_text(box, name)}." for box, name in named)
+
+
+def true_turns(question: SceneQuestion, order: Literal[1, -1] = 1) -> Turns:
+    """Where the two objects of a relation question are, as earlier turns of a conversation say it."""
+    named = [*zip(question.boxes, related(question.question), strict=True)][::order]
+    return [(f"Where is the {name}?", box_text(box, name)) for box, name in named]
 
 
 def true_chain(question: SceneQuestion) -> str:
@@ -154,8 +176,7 @@ def measure(folder: Path, per_kind: int = 1000, split: Split = "test") -> dict:
     ask, found = Asker(folder), {}
     questions: dict[Kind, list[SceneQuestion]] = {kind: held_out([kind], per_kind, split) for kind in KINDS}
     for kind in ("attribute", "count", "existence", "relation"):
-        answers = ask(questions[kind])
-        found[kind] = _share(text.strip() == q.answer for text, q in zip(answers, questions[kind], strict=True))
+        found[kind] = _share_right(ask(questions[kind]), questions[kind])
     where = ask(questions["where"])
     found["where_iou"] = _mean_iou(where, questions["where"])
     found["where_iou_above_half"] = _share(
@@ -198,17 +219,24 @@ def _telling(found: Pieces, question: str) -> str:
 
 
 def _measure_true_boxes(ask: Asker, relations: Sequence[SceneQuestion]) -> dict[str, float]:
-    """Relations on pictures with the true boxes in the context: in the question, in a begun GRIT chain, and bare."""
-    told = ask([replace(q, question=f"{true_sentences(q)} {q.question}") for q in relations])
+    """Relations on pictures with the true boxes in the context.
+
+    The question or the turns before it tell them, in either order, or they stand in a begun GRIT chain, or bare.
+    """
+    found: dict[str, float] = {}
+    orders: dict[str, Literal[1, -1]] = {"": 1, "_turned": -1}
+    for name, order in orders.items():
+        told = ask([replace(q, question=f"{true_sentences(q, order)} {q.question}") for q in relations])
+        turns = ask(relations, earlier=partial(true_turns, order=order))
+        found[f"relation_told_boxes{name}"] = _share_right(told, relations)
+        found[f"relation_after_turns{name}"] = _share_right(turns, relations)
     chains = ask(relations, grounded=True, opening=true_chain)
     bare = ask(relations, grounded=True, opening=true_boxes)
-    return {
-        "relation_told_boxes": _share(t.strip().startswith(q.answer) for t, q in zip(told, relations, strict=True)),
-        "chain_relation_after_true_boxes": _share(
-            parse(text).answer == q.answer for text, q in zip(chains, relations, strict=True)
-        ),
-        "relation_after_bare_boxes": _share(t.split()[-1] == q.answer for t, q in zip(bare, relations, strict=True)),
-    }
+    found["chain_relation_after_true_boxes"] = _share(
+        parse(text).answer == q.answer for text, q in zip(chains, relations, strict=True)
+    )
+    found["relation_after_bare_boxes"] = _share(t.split()[-1] == q.answer for t, q in zip(bare, relations, strict=True))
+    return found
 
 
 def _measure_harder(ask: Asker, split: Split, per_kind: int) -> dict[str, float]:
@@ -216,8 +244,7 @@ def _measure_harder(ask: Asker, split: Split, per_kind: int) -> dict[str, float]
     found = {}
     for kind in ("relation", "count"):
         questions = held_out([kind], per_kind, split)
-        direct = ask(questions)
-        found[kind] = _share(text.strip() == q.answer for text, q in zip(direct, questions, strict=True))
+        found[kind] = _share_right(ask(questions), questions)
         chains = ask(questions, grounded=True, opening=chain_opening)
         found[f"chain_{kind}"] = _share(parse(t).answer == q.answer for t, q in zip(chains, questions, strict=True))
         found[f"chain_{kind}_iou"] = _mean_iou(chains, questions)
@@ -267,6 +294,11 @@ def _mean_iou(texts: Sequence[str], questions: Sequence[SceneQuestion]) -> float
     """Over the questions that have boxes."""
     values = [_iou(text, q) for text, q in zip(texts, questions, strict=True) if q.boxes]
     return sum(values) / len(values)
+
+
+def _share_right(texts: Sequence[str], questions: Sequence[SceneQuestion]) -> float:
+    """The share of direct answers that are the right word, and nothing else."""
+    return _share(text.strip() == q.answer for text, q in zip(texts, questions, strict=True))
 
 
 def _share(hits: Iterable[bool]) -> float:

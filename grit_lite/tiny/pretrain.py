@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -35,12 +36,14 @@ from grit_lite.tiny.learner import (
     to_patches,
 )
 from grit_lite.tiny.questions import (
+    FARTHEST,
     Asked,
     Kind,
     ask,
     ask_where_all,
     imagine_relation,
     told_the_other_way,
+    where_each_is,
 )
 from grit_lite.tiny.rows import CHAIN_WEIGHTS, Packer, Row, lay_out
 from grit_lite.tiny.world import MOST_OBJECTS, Scene, make_scene
@@ -57,6 +60,7 @@ class Stage:
     batch: int
     rate: tuple[float, float]
     talks: bool = True  # False: only the vision tower learns, from its heads
+    looks: bool = True  # False: only the language model learns
     vision_rate: float = 0.4  # of the rate, for the vision tower's matrices
     most_objects: int = MOST_OBJECTS
     full_scenes: float = 1.0  # share of scenes with up to five objects; the others have up to `most_objects`
@@ -72,8 +76,13 @@ class Stage:
     grounded: float = 1.0  # GRIT-prompted questions a picture, in the mean
     reading: float = 0.0  # share of steps that read relations from imagined boxes, without pictures
     usual: float = 0.5  # share of those that ask for left of or above
-    turned: float = 0.0  # share of those that write the second object's box first
+    turned: float = 0.0  # share of those, and of told ones, that write the second object's box first
     prompt: Literal["grounded", "direct"] = "direct"  # of the chains that are read
+    filler: float = 0.0  # loss weight, in those chains, of what follows from the form
+    near: bool = False  # whether boxes that nobody drew are as near to each other as those asked about on pictures
+    chains: int = 3  # in a row without a picture: to read, to match, and as many bare comparisons
+    turns: int = 0  # in the same row, conversations that told the boxes
+    told: float = 0.0  # share of the other steps whose questions about pictures all come with the boxes
     warmup: int = 30
 
 
@@ -105,9 +114,66 @@ STAGES = (
         turned=0.5,
         prompt="grounded",
     ),
+    # Boxes that someone else told, earlier in the conversation or in the question, are read as well as written ones:
+    # first without pictures, where ten times as many fit into a step.
+    Stage("converse", 100, 16, (2.5e-3, 2.5e-3), looks=False, reading=1.0, turned=0.5, prompt="grounded", turns=10),
+    Stage(
+        "tell",
+        200,
+        16,
+        (2.5e-3, 2e-5),
+        looks=False,
+        direct=LATE_QUESTIONS,
+        grounded=2.0,
+        reading=0.4,
+        turned=0.5,
+        prompt="grounded",
+        turns=5,
+        told=0.5,
+    ),
+    # Meanwhile chains had lost a tenth of what they read right, and behind boxes in the other order their ends.
+    Stage(
+        "recall",
+        200,
+        16,
+        (1.5e-3, 2e-5),
+        looks=False,
+        direct=LATE_QUESTIONS,
+        grounded=2.0,
+        reading=0.6,
+        turned=0.5,
+        prompt="grounded",
+        filler=0.2,
+        near=True,
+        chains=6,
+        turns=1,
+        told=0.4,
+    ),
+    # Of those three, six steps in ten had no picture: where things are and how many had become less certain.
+    Stage(
+        "blend",
+        300,
+        16,
+        (1.5e-3, 2e-5),
+        looks=False,
+        direct=LATE_QUESTIONS,
+        grounded=2.0,
+        reading=0.15,
+        turned=0.5,
+        prompt="grounded",
+        filler=0.2,
+        near=True,
+        chains=4,
+        turns=2,
+        told=0.15,
+    ),
 )
 SAVE_SECONDS = 90.0
-READING_ROWS, READING_QUESTIONS = 16, 3  # of a step without pictures; of each of the three sorts a row
+READING_ROWS = 16  # of a step without pictures
+TOLD_QUESTIONS = 4  # a picture, each asked twice
+# Share of the weights from before it learned without looking, which forgets some of what was seen: the last ones are
+# averaged with them (arXiv 2109.01903).
+KEPT = 0.25
 
 
 @dataclass
@@ -125,6 +191,8 @@ class Learner:
     step: int = 0  # within the stage
     updates: int = 0
     seconds: float = 0.0
+    begun_with: dict[str, Any] | None = None  # the record of the weights that it began with; None: with none
+    kept: dict[str, Tensor] | None = None  # weights from before it learned without looking; None: not yet, or averaged
 
 
 def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
@@ -136,6 +204,27 @@ def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
         heads = Heads(tokenizer).to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     return Learner(tokenizer, model, heads, optimizers(model, heads), average, stages, seed)
+
+
+def begin_with(learner: Learner, weights: Path, stage: str, kept: Path) -> None:
+    """Go on from exported weights, at a stage that does not look: it needs no heads, and they are not exported.
+
+    Args:
+        kept: the weights that the last ones are averaged with.
+    """
+    learner.stage = [one.name for one in learner.stages].index(stage)
+    learner.average, learner.kept = (_exported(learner, folder) for folder in (weights, kept))
+    learner.model.load_state_dict(learner.average)
+    record, other = (json.loads((folder / "pretraining.json").read_text()) for folder in (weights, kept))
+    learner.begun_with = {
+        **{name: record[name] for name in ("sha256", "seconds", "versions", "begun_with") if record.get(name)},
+        "kept_sha256": other["sha256"],
+    }
+
+
+def _exported(learner: Learner, folder: Path) -> dict[str, Tensor]:
+    model = type(learner.model).from_pretrained(folder, dtype=torch.float32)
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 # --- data
@@ -158,6 +247,18 @@ def picture_row(packer: Packer, stage: Stage, scene: Scene, rng: np.random.Gener
     return row
 
 
+def told_row(packer: Packer, stage: Stage, scene: Scene, rng: np.random.Generator) -> Row:
+    """Relations of the scene with the boxes in the context: told by the question, and by earlier turns."""
+    row = packer.image_row()
+    for _ in range(TOLD_QUESTIONS):
+        asked = ask("relation", rng, scene)
+        if asked is not None:
+            told = told_the_other_way(asked) if rng.random() < stage.turned else asked
+            packer.ask_to_compare(row, told)
+            packer.ask_in_turns(row, where_each_is(rng, told), told)
+    return row
+
+
 def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
     """A question of the GRIT-prompted mixture; a kind that the scene does not allow is drawn again."""
     while True:
@@ -168,11 +269,19 @@ def _grounded(rng: np.random.Generator, scene: Scene) -> Asked:
 
 
 def reading_row(packer: Packer, stage: Stage, rng: np.random.Generator) -> Row:
-    row, read = packer.text_row(), partial(packer.ask_to_read, style=stage.prompt)
-    for ask_to in (read, packer.ask_to_match, packer.ask_to_compare) * READING_QUESTIONS:
-        asked = imagine_relation(rng, int(rng.integers(2)), stage.usual)
-        ask_to(row, told_the_other_way(asked) if rng.random() < stage.turned else asked)
+    row, read = packer.text_row(), partial(packer.ask_to_read, style=stage.prompt, filler=stage.filler)
+    for ask_to in (read, packer.ask_to_match, packer.ask_to_compare) * stage.chains:
+        ask_to(row, _imagined(stage, rng))
+    for _ in range(stage.turns):
+        asked = _imagined(stage, rng)
+        packer.ask_in_turns(row, where_each_is(rng, asked), asked)
     return row
+
+
+def _imagined(stage: Stage, rng: np.random.Generator) -> Asked:
+    farthest = FARTHEST if stage.near else math.inf
+    asked = imagine_relation(rng, int(rng.integers(2)), stage.usual, farthest)
+    return told_the_other_way(asked) if rng.random() < stage.turned else asked
 
 
 def on_device(arrays: dict[str, np.ndarray], device: str) -> dict[str, Tensor]:
@@ -211,14 +320,18 @@ def _picture_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.rand
     earlier = sum(done.steps * done.batch for done in learner.stages[: learner.stage])
     scenes = scenes_of(stage, earlier + learner.step * stage.batch, rng)
     patches, targets = scene_tensors(scenes, device)
-    features, tokens = BatchedVision(learner.model)(patches)
-    words = learner.model.get_input_embeddings().weight
-    seen, _ = learner.heads(features, tokens, targets, words)
-    if not stage.talks:
-        return {"seen": seen}
-    rows = lay_out([picture_row(packer, stage, scene, rng) for scene in scenes])
-    said, _ = answer_loss(learner.model, Packed.on(device, rows), tokens, learner.heads.get_buffer("numbers"))
-    return {"seen": 0.3 * seen, "said": said}
+    with torch.set_grad_enabled(stage.looks):
+        features, tokens = BatchedVision(learner.model)(patches)
+    losses = {}
+    if stage.looks:
+        seen, _ = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
+        losses["seen"] = 0.3 * seen if stage.talks else seen
+    if stage.talks:
+        row_of = told_row if stage.told and rng.random() < stage.told else picture_row
+        rows = lay_out([row_of(packer, stage, scene, rng) for scene in scenes])
+        numbers = learner.heads.get_buffer("numbers")
+        losses["said"], _ = answer_loss(learner.model, Packed.on(device, rows), tokens, numbers)
+    return losses
 
 
 def _reading_losses(learner: Learner, packer: Packer, stage: Stage, rng: np.random.Generator) -> dict[str, Tensor]:
@@ -252,7 +365,8 @@ def _update(learner: Learner, rate: float, vision_rate: float) -> None:
 def validate(learner: Learner, packer: Packer, pictures: int = 48) -> dict[str, float]:
     """How the averaged weights do on validation scenes, teacher-forced; shares of right answers, boxes as IoU."""
     with averaged(learner), mixed_precision(learner.model.device.type):
-        return {**_validate_pictures(learner, packer, pictures), **_validate_reading(learner, packer)}
+        seen, read = _validate_pictures(learner, packer, pictures), _validate_reading(learner, packer)
+        return {**seen, **{f"read_{name}": value for name, value in read.items()}}
 
 
 def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[str, float]:
@@ -261,13 +375,16 @@ def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[
     patches, targets = scene_tensors(scenes, device)
     features, tokens = BatchedVision(learner.model)(patches)
     _, seen = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
-    plan = Stage("validate", 1, pictures, (0, 0), grounded=1.0)
-    rows = [picture_row(packer, plan, scene, np.random.default_rng(k)) for k, scene in enumerate(scenes)]
-    return {**seen, **_judge(learner, rows, tokens)}
+    plan = Stage("validate", 1, pictures, (0, 0), grounded=1.0, turned=0.5)
+    found = {}
+    for row_of in (told_row, picture_row):
+        rows = [row_of(packer, plan, scene, np.random.default_rng(k)) for k, scene in enumerate(scenes)]
+        found |= _judge(learner, rows, tokens)
+    return {**seen, **found}
 
 
 def _validate_reading(learner: Learner, packer: Packer) -> dict[str, float]:
-    rng, plan = np.random.default_rng(0), Stage("validate", 1, 1, (0, 0), turned=0.5, prompt="grounded")
+    rng, plan = np.random.default_rng(0), Stage("validate", 1, 1, (0, 0), turned=0.5, prompt="grounded", turns=3)
     return _judge(learner, [reading_row(packer, plan, rng) for _ in range(READING_ROWS)], None)
 
 
@@ -313,6 +430,19 @@ def _iou(a: list[int], b: list[int]) -> float:
     return width * height / (sum(areas) - width * height or 1)
 
 
+def keep(learner: Learner) -> None:
+    """Hold on to the weights as they are when looking ends."""
+    if learner.kept is None and not learner.stages[learner.stage].looks:
+        learner.kept = {name: value.clone() for name, value in learner.average.items()}
+
+
+def average_with_kept(learner: Learner) -> None:
+    assert learner.kept is not None
+    for name, value in learner.average.items():
+        value.lerp_(learner.kept[name], KEPT)
+    learner.kept = None
+
+
 @contextlib.contextmanager
 def averaged(learner: Learner) -> Iterator[None]:
     """Within the block the model has its averaged weights."""
@@ -327,13 +457,15 @@ def averaged(learner: Learner) -> Iterator[None]:
 # --- keeping
 
 
+_KEPT_AS_IT_IS = ("average", "kept", "stage", "step", "updates", "seconds", "begun_with")
+
+
 def save_checkpoint(learner: Learner, folder: Path) -> None:
     state = {
         "model": learner.model.state_dict(),
         "heads": learner.heads.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in learner.optimizers],
-        "average": learner.average,
-        **{name: getattr(learner, name) for name in ("stage", "step", "updates", "seconds")},
+        **{name: getattr(learner, name) for name in _KEPT_AS_IT_IS},
     }
     aside = folder / "checkpoint.pt.part"
     torch.save(state, aside)
@@ -346,8 +478,7 @@ def load_checkpoint(learner: Learner, folder: Path) -> None:
     learner.heads.load_state_dict(state["heads"])
     for optimizer, kept in zip(learner.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(kept)
-    learner.average = state["average"]
-    for name in ("stage", "step", "updates", "seconds"):
+    for name in _KEPT_AS_IT_IS:
         setattr(learner, name, state[name])
 
 
@@ -362,6 +493,8 @@ def export(learner: Learner, folder: Path) -> Path:
         "seconds": round(learner.seconds),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
         "stages": [asdict(stage) for stage in learner.stages],
+        "kept": KEPT,
+        "begun_with": learner.begun_with,
     }
     (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
     return folder
@@ -378,14 +511,24 @@ def pretrain(
     resume: bool = False,
     minutes: float | None = None,
     device: str = "cpu",
+    weights: Path | None = None,
+    begin_at: str | None = None,
+    kept: Path | None = None,
 ) -> Learner:
-    """Carry out the stages; stops early, with a checkpoint, once `minutes` have passed (after one step at least)."""
+    """Carry out the stages; stops early, with a checkpoint, once `minutes` have passed (after one step at least).
+
+    With `weights` and `begin_at` only the stages from that one on, beginning with the weights of that folder; the last
+    ones are averaged with them, or with those of the folder `kept`.
+    """
     output.mkdir(parents=True, exist_ok=True)
     learner = new_learner(stages, seed, device)
+    if weights is not None and begin_at is not None:
+        begin_with(learner, weights, begin_at, kept or weights)
     if resume and (output / "checkpoint.pt").exists():
         load_checkpoint(learner, output)
     packer, clock = Packer(learner.tokenizer), Clock(learner.seconds, minutes)
     while learner.stage < len(stages) and not clock.is_over():
+        keep(learner)
         stage, row = stages[learner.stage].name, train_step(learner, packer)
         learner.step += 1
         learner.seconds = clock.seconds()
@@ -394,6 +537,9 @@ def pretrain(
             log(output, {"stage": stage, "step": learner.step, **row, **validate(learner, packer)})
             if stage_is_done:
                 learner.stage, learner.step = learner.stage + 1, 0
+            if learner.stage == len(stages) and learner.kept is not None:
+                average_with_kept(learner)
+                log(output, {"stage": "average", **validate(learner, packer)})
             save_checkpoint(learner, output)
     return learner
 
@@ -434,7 +580,15 @@ def main(arguments: Sequence[str] | None = None, stages: tuple[Stage, ...] = STA
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("--minutes", type=float, help="stop, with a checkpoint, after this long")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--weights", type=Path, help="begin with the weights of this folder; needs --begin-at")
+    late = [stage.name for stage in stages if not stage.looks]
+    parser.add_argument("--begin-at", choices=late, help="the first stage to carry out; needs --weights")
+    parser.add_argument("--kept", type=Path, help="folder of weights to average with; if not given, that of --weights")
     given = vars(parser.parse_args(arguments))
+    if (given["weights"] is None) != (given["begin_at"] is None):
+        parser.error("--weights and --begin-at need each other")
+    if given["kept"] is not None and given["weights"] is None:
+        parser.error("--kept needs --weights")
     learner = pretrain(stages=stages, **given)
     print(export(learner, given["output"] / "weights"))
 

@@ -165,7 +165,8 @@ def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5, fa
 def told_the_other_way(asked: Asked) -> Asked:
     """The same question where the box of the second object is written before that of the first: names decide."""
     half = len(asked.found) // 2
-    return replace(asked, found=tuple((text, "filler") for text, _ in (*asked.found[half:], *asked.found[:half])))
+    found = tuple((text, "style") for text, _ in (*asked.found[half:], *asked.found[:half]))
+    return replace(asked, found=found, boxes=asked.boxes[::-1], labels=asked.labels[::-1])
 
 
 def _imagined_box(rng: np.random.Generator) -> Box:
@@ -283,8 +284,17 @@ def ask_where(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | Non
     if not lone:
         return None
     label, shape = _pick(rng, lone)
+    return _where(rng, label, shape.box)
+
+
+def where_each_is(rng: np.random.Generator, asked: Asked) -> list[Asked]:
+    """Where every object is that a question is about, in the order in which its answer would tell them."""
+    return [_where(rng, label, box) for label, box in zip(asked.labels, asked.boxes, strict=True)]
+
+
+def _where(rng: np.random.Generator, label: str, box: Box) -> Asked:
     question = _pick(rng, ("Where is the {}?", "Find the {}.", "Locate the {}.", "Give the bounding box of the {}."))
-    return Asked(question.format(label), box_text(shape.box, label), "where", (shape.box,), (label,))
+    return Asked(question.format(label), box_text(box, label), "where", (box,), (label,))
 
 
 def ask_where_all(rng: np.random.Generator, objects: Sequence[Shape]) -> Asked | None:

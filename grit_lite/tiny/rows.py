@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 IMAGE_TOKENS = GRID * GRID
 PREFIX = 0  # the segment that everyone sees
 IGNORE = -100
+TURN, NEXT_TURN = "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n<|im_start|>user\n"
 
 # Shares of the ways to answer under the GRIT prompt. They decide the model's habits before GRPO-GR:
 # greedy answers are direct, one sample in ten is a full chain, the rest are the wrong forms a model would produce.
@@ -122,7 +123,7 @@ class Packer:
         self.tokenizer = tokenizer
         self.encode = functools.lru_cache(maxsize=50_000)(self._encode)
         self.end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        self.turn = self._encode("<|im_end|>\n<|im_start|>assistant\n")
+        self.turn = self._encode(TURN)
         opening = self._encode("<|im_start|>user\n<|vision_start|>")
         self.image_start = len(opening)
         image, close = (tokenizer.convert_tokens_to_ids(t) for t in ("<|image_pad|>", "<|vision_end|>"))
@@ -194,16 +195,25 @@ class Packer:
             answers.append(("chain_boxes", styled(asked, "boxes_only"), CHAIN_WEIGHTS))
         self.ask(row, GRIT_PROMPT.render(asked.question), answers)
 
-    def ask_to_read(self, row: Row, asked: Asked, style: Literal["grounded", "direct"]) -> None:
-        """A chain about boxes that nobody drew, behind either prompt: only what is read from the coordinates counts."""
+    def ask_to_read(self, row: Row, asked: Asked, style: Literal["grounded", "direct"], filler: float = 0.0) -> None:
+        """A chain about boxes that nobody drew, behind either prompt: what is read from the coordinates counts.
+
+        `filler` is the loss weight of what follows from the form.
+        """
         question = GRIT_PROMPT.render(asked.question, style=style)
-        self.ask(row, question, [("reading", full_chain(asked), READING_WEIGHTS)])
+        self.ask(row, question, [("reading", full_chain(asked), {**READING_WEIGHTS, "filler": filler})])
 
     def ask_to_compare(self, row: Row, asked: Asked) -> None:
         """A question that tells the boxes itself; the answer is a bare yes or no."""
         told = "".join(text for text, _ in asked.found).strip()
         question = GRIT_PROMPT.render(f"{told} {asked.question}", style="direct")
         self.ask(row, question, [("told", direct_answer(asked), READING_WEIGHTS)])
+
+    def ask_in_turns(self, row: Row, earlier: Sequence[Asked], asked: Asked) -> None:
+        """A conversation: the earlier questions stand there with their answers, and one more; only that one counts."""
+        questions = [GRIT_PROMPT.render(one.question, style="direct") for one in (*earlier, asked)]
+        answered = (f"{q}{TURN}{one.answer}{NEXT_TURN}" for q, one in zip(questions, earlier, strict=False))
+        self.ask(row, "".join(answered) + questions[-1], [("turns", direct_answer(asked), READING_WEIGHTS)])
 
     def ask_to_match(self, row: Row, asked: Asked) -> None:
         """A chain without boxes: only whether what it states is what was asked counts."""
