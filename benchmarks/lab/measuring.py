@@ -31,7 +31,7 @@ HARDER_SPLITS: tuple[Split, ...] = ("more", "smaller", "new_pairs")
 SAMPLED: dict[str, int] = {"sampled/relation": 75, "sampled/count": 75}  # of the plain ones, the first
 LEAST = 2  # questions of a set, each about a scene of its own
 EXAMINED = 150  # relation questions that are asked again with their boxes changed
-FIRST_SCENE = 10_000  # of each split: nothing was ever chosen by how it did on these test scenes
+FIRST_SCENE = 20_000  # of each split: nothing was ever chosen by how it did on these test scenes
 BATCH = 128  # questions at a time: half the CPU time of 16
 # Going on from an unchanged chain is left out: greedily it is what the model wrote.
 CHANGES = ("mask_predicted", "mask_random", "wrong_boxes", "swapped_boxes")
