@@ -457,7 +457,7 @@ def averaged(learner: Learner) -> Iterator[None]:
 # --- keeping
 
 
-_KEPT_AS_IT_IS = ("average", "kept", "stage", "step", "updates", "seconds", "begun_with")
+_SAVED = ("average", "kept", "stage", "step", "updates", "seconds", "begun_with")
 
 
 def save_checkpoint(learner: Learner, folder: Path) -> None:
@@ -465,7 +465,7 @@ def save_checkpoint(learner: Learner, folder: Path) -> None:
         "model": learner.model.state_dict(),
         "heads": learner.heads.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in learner.optimizers],
-        **{name: getattr(learner, name) for name in _KEPT_AS_IT_IS},
+        **{name: getattr(learner, name) for name in _SAVED},
     }
     aside = folder / "checkpoint.pt.part"
     torch.save(state, aside)
@@ -478,7 +478,7 @@ def load_checkpoint(learner: Learner, folder: Path) -> None:
     learner.heads.load_state_dict(state["heads"])
     for optimizer, kept in zip(learner.optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(kept)
-    for name in _KEPT_AS_IT_IS:
+    for name in _SAVED:
         setattr(learner, name, state[name])
 
 
