@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 
 from benchmarks.lab import ROOT, results, target, training, triplets
 from benchmarks.lab.__main__ import OUTPUT, main
-from benchmarks.lab.analysis import Results, Values, compare
+from benchmarks.lab.analysis import Results, Values, compare, where_samples_stop
 from benchmarks.lab.measuring import (
     HARDER_SPLITS,
     Outcome,
@@ -512,6 +512,20 @@ def test_the_numbers_of_sentences_are_those_of_the_rows(made_up):
     curves = [row["train"]["curve"] for row in rows]
     assert {curve["step"][3] for curve in curves} == {20}
     assert tables.while_training("beta/0", 20) == f"{100 * np.mean([curve['valid_format'][3] for curve in curves]):.0f}"
+
+
+@pytest.mark.parametrize("p0", [0.05, 0.12, 0.147])
+def test_the_rough_model_stops_where_pull_and_hold_are_equal_or_nowhere(p0):
+    def pull(p):
+        return 1 / np.sqrt(p * (1 - p))
+
+    def hold(p, beta):
+        return beta * (np.log(p / (1 - p)) - np.log(p0 / (1 - p0)))
+
+    stop, least = where_samples_stop(p0, 1.0)
+    assert pull(stop) == pytest.approx(hold(stop, 1.0), rel=1e-3)
+    assert all(pull(p) > hold(p, 1.0) for p in np.linspace(p0 + 1e-3, stop - 1e-3, 50))
+    assert where_samples_stop(p0, least * 1.001)[0] < 1 == where_samples_stop(p0, least * 0.999)[0]
 
 
 def test_on_the_harder_splits_the_untrained_model_is_read_leniently():

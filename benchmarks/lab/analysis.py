@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 from scipy.optimize import root_scalar
+from scipy.special import logit
 
 from benchmarks.lab.measuring import ASKED_OF, BITS, FAITHFUL, unpack_bits, unpack_levels
 from benchmarks.lab.results import Row
@@ -197,6 +198,22 @@ def _counted(row: Row, measure: str, name: str) -> np.ndarray:
     kept = row["outcomes"][name]
     has_all = measure in BITS or measure == "tokens"
     return np.ones(kept["n"]) if has_all else unpack_bits(kept["boxed"], kept["n"]).astype(float)
+
+
+def where_samples_stop(p0: float, beta: float) -> tuple[float, float]:
+    """Of the rough model of how often samples have the form, which `readings/beta.md.j2` explains.
+
+    Args:
+        p0: how often the untrained model writes it, between 0 and 1.
+        beta: the KL weight.
+
+    Returns:
+        The first share above p0 at which the KL term holds as strongly as the reward pulls, 1 if there is none; and the
+        KL weight below which there is none.
+    """
+    p = np.linspace(p0, 1, 100_001)[1:-1]
+    holds_at = 1 / (np.sqrt(p * (1 - p)) * (logit(p) - logit(p0)))  # the KL weight with which both are equal
+    return float(np.append(p[holds_at <= beta], 1.0)[0]), float(holds_at.min())
 
 
 class Comparison(NamedTuple):

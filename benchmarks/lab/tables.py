@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 
-from benchmarks.lab.analysis import KINDS, Comparison, Results, Values, compare
+from benchmarks.lab.analysis import KINDS, Comparison, Results, Values, compare, where_samples_stop
 from benchmarks.lab.measuring import HARDER_SPLITS, SAMPLED
 from benchmarks.lab.results import Row
 from benchmarks.lab.study import DEFAULT, DIRECT, Arm, Group, Study
@@ -171,6 +171,12 @@ class Tables:
     def sampled(self, arm: str, measure: str = "valid_format") -> str:
         """Of samples."""
         return f"{100 * self.results.values(arm, measure, list(SAMPLED)).mean:.1f}"
+
+    def rough_model(self, beta: float) -> tuple[str, str, str]:
+        """p0, and what `where_samples_stop` says of it."""
+        p0 = self.results.values("untrained/grounded", "valid_format", list(SAMPLED)).mean
+        stop, least = where_samples_stop(p0, beta)
+        return f"{p0:.3f}", f"{stop:.2f}", f"{least:.2f}"
 
     def of_valid(self, arm: str) -> tuple[int, int]:
         """How many samples of valid form are right, and how many there are."""
