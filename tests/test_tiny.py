@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -444,6 +445,15 @@ def test_a_processor_that_would_emulate_bfloat16_computes_in_float32(monkeypatch
 # --- pre-training
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """Little is validated, and little read in a step."""
+    from grit_lite.tiny import pretrain
+
+    monkeypatch.setattr(pretrain, "VALIDATION_PICTURES", 2)
+    monkeypatch.setattr(pretrain, "READING_ROWS", 2)
+
+
 def small_stages():
     from grit_lite.tiny.pretrain import Stage
 
@@ -453,7 +463,7 @@ def small_stages():
     )
 
 
-def test_a_pretraining_that_was_stopped_ends_where_an_uninterrupted_one_ends(tmp_path):
+def test_a_pretraining_that_was_stopped_ends_where_an_uninterrupted_one_ends(few, tmp_path):
     import torch
 
     from grit_lite.tiny.pretrain import pretrain
@@ -467,7 +477,7 @@ def test_a_pretraining_that_was_stopped_ends_where_an_uninterrupted_one_ends(tmp
         assert torch.equal(whole.average[name], parts.average[name]), name
 
 
-def test_pretraining_leaves_a_folder_that_loads_and_says_what_made_it(tmp_path, capsys):
+def test_pretraining_leaves_a_folder_that_loads_and_says_what_made_it(few, tmp_path, capsys):
     from transformers import AutoModelForImageTextToText
 
     from grit_lite.tiny import pretrain
@@ -481,7 +491,7 @@ def test_pretraining_leaves_a_folder_that_loads_and_says_what_made_it(tmp_path, 
     assert sum(p.numel() for p in AutoModelForImageTextToText.from_pretrained(weights).parameters()) == 2_648_064
 
 
-def test_a_stage_that_does_not_look_begins_with_a_folder_of_weights_and_leaves_the_vision_tower(tmp_path):
+def test_a_stage_that_does_not_look_begins_with_a_folder_of_weights_and_leaves_the_vision_tower(few, tmp_path):
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -491,6 +501,7 @@ def test_a_stage_that_does_not_look_begins_with_a_folder_of_weights_and_leaves_t
     pretrain.main(
         ["--output", str(tmp_path), "--weights", str(WEIGHTS), "--begin-at", "tell", "--minutes", "0"], stages=stages
     )
+    assert json.loads((tmp_path / "weights" / "pretraining.json").read_text())["kept_share"] is None
     pretrain.main(["--output", str(tmp_path), "--resume"], stages=stages)
     before, after = (
         AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).state_dict()
@@ -502,7 +513,9 @@ def test_a_stage_that_does_not_look_begins_with_a_folder_of_weights_and_leaves_t
         json.loads((folder / "pretraining.json").read_text()) for folder in (tmp_path / "weights", WEIGHTS)
     )
     assert record["begun_with"]["sha256"] == record["begun_with"]["kept_sha256"] == begun["sha256"]
-    assert [json.loads(line)["stage"] for line in (tmp_path / "pretrain.jsonl").open()] == ["tell", "tell", "average"]
+    assert (record["begun_with"]["stage"], record["kept_share"]) == ("tell", pretrain.KEPT)
+    rows = (tmp_path / "pretrain.jsonl").read_text().splitlines()
+    assert [json.loads(row)["stage"] for row in rows] == ["tell", "tell", "average"]
 
 
 def without_looking():
@@ -511,24 +524,23 @@ def without_looking():
     return Stage("tell", 2, 2, (1e-3, 1e-3), looks=False, told=1.0, turns=1, reading=0.5)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_what_is_learned_without_looking_is_averaged_with_what_was_there_before(share, tmp_path, monkeypatch):
+def test_what_is_learned_without_looking_is_averaged_with_what_was_there_before(few, tmp_path, monkeypatch):
     import torch
 
     from grit_lite.tiny import pretrain
 
     stages, average = (*small_stages(), without_looking()), {}
-    for kept in (0.0, 1.0, share):
+    for kept in (0.0, 0.4, 1.0):
         monkeypatch.setattr(pretrain, "KEPT", kept)
         average[kept] = pretrain.pretrain(tmp_path / str(kept), stages=stages).average
     before = pretrain.pretrain(tmp_path / "before", stages=small_stages()).average
-    expected = {name: value.lerp(before[name], share) for name, value in average[0.0].items()}
-    assert all(torch.equal(average[share][name], value) for name, value in expected.items())
+    expected = {name: value.lerp(before[name], 0.4) for name, value in average[0.0].items()}
+    assert all(torch.equal(average[0.4][name], value) for name, value in expected.items())
     assert all(torch.equal(average[1.0][name], value) for name, value in before.items())
     assert any(not torch.equal(average[0.0][name], value) for name, value in before.items())
 
 
-def test_weights_may_be_averaged_with_those_of_another_folder(tmp_path, monkeypatch):
+def test_weights_may_be_averaged_with_those_of_another_folder(few, tmp_path, monkeypatch):
     import torch
     from transformers import AutoModelForImageTextToText
 
@@ -539,20 +551,26 @@ def test_weights_may_be_averaged_with_those_of_another_folder(tmp_path, monkeypa
     begun = {"stages": (*small_stages(), without_looking()), "weights": WEIGHTS, "begin_at": "tell", "kept": other}
     pretrain.pretrain(tmp_path / "run", **begun, minutes=0)
     learner = pretrain.pretrain(tmp_path / "run", stages=begun["stages"], resume=True)
-    assert learner.begun_with["kept_sha256"] == json.loads((other / "pretraining.json").read_text())["sha256"]
+    record, average = learner.begun_with, learner.average
+    assert record["kept_sha256"] == json.loads((other / "pretraining.json").read_text())["sha256"]
     saved = AutoModelForImageTextToText.from_pretrained(other, dtype=torch.float32).state_dict()
-    assert all(torch.equal(learner.average[name], value) for name, value in saved.items())
+    assert all(torch.equal(average[name], value) for name, value in saved.items())
 
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("--weights", "--weights and --begin-at need each other"), ("--kept", "--kept needs --weights")],
+    [
+        (["--weights", str(WEIGHTS)], "--weights and --begin-at need each other"),
+        (["--begin-at", "blend"], "--weights and --begin-at need each other"),
+        (["--weights", str(WEIGHTS), "--begin-at", "settle"], "invalid choice: 'settle'"),
+        (["--kept", str(WEIGHTS)], "--kept needs --weights"),
+    ],
 )
-def test_weights_to_begin_with_need_a_stage_to_begin_at(given, said, tmp_path, capsys):
+def test_weights_to_begin_with_need_a_stage_to_begin_at_that_does_not_look(given, said, tmp_path, capsys):
     from grit_lite.tiny import pretrain
 
     with pytest.raises(SystemExit):
-        pretrain.main(["--output", str(tmp_path), given, str(WEIGHTS)])
+        pretrain.main(["--output", str(tmp_path), *given])
     assert said in capsys.readouterr().err
 
 
@@ -579,6 +597,26 @@ def test_the_shipped_weights_keep_their_floors():
     assert measured["questions_per_kind"] == 1000
     assert all(measured[name] >= floor for name, floor in FLOORS.items())
     assert measured["valid_format_greedy"] <= MOST_VALID_FORMAT
+
+
+def test_the_readme_of_the_weights_says_what_was_measured():
+    measured = json.loads((WEIGHTS / "measured.json").read_text())
+    names = ("attribute", "count", "existence", "where_iou", "where_iou_above_half", "relation")
+    names += ("told", "told_turned", "reading", "reading_turned", "relation_told_boxes", "relation_told_boxes_turned")
+    names += ("relation_after_turns", "relation_after_turns_turned", "chain_relation_after_true_boxes")
+    names += (
+        "relation_after_bare_boxes",
+        "chain_relation",
+        "chain_relation_names",
+        "chain_relation_iou",
+        "chain_count",
+    )
+    names += ("chain_count_names", "chain_count_iou", "valid_format_greedy", "valid_format_sampled")
+    harder = ("chain_relation", "chain_relation_iou", "count", "chain_count")
+    on_harder = (f"{split}_{name}" for split in ("more", "smaller", "new_pairs") for name in harder)
+    told = (*names, "full_chain_sampled", *on_harder)
+    tables = (WEIGHTS / "README.md").read_text().partition("**Measured**")[2].partition("Relation answers")[0]
+    assert re.findall(r"\d\.\d{3}", tables) == [f"{measured[name]:.3f}" for name in told]
 
 
 def test_the_shipped_weights_do_as_measured_on_a_handful(capsys):

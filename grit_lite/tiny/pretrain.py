@@ -80,7 +80,7 @@ class Stage:
     prompt: Literal["grounded", "direct"] = "direct"  # of the chains that are read
     filler: float = 0.0  # loss weight, in those chains, of what follows from the form
     near: bool = False  # whether boxes that nobody drew are as near to each other as those asked about on pictures
-    chains: int = 3  # in a row without a picture: to read, to match, and as many bare comparisons
+    chains: int = 3  # of each in a row without a picture: chains to read, chains to match, bare comparisons
     turns: int = 0  # in the same row, conversations that told the boxes
     told: float = 0.0  # share of the other steps whose questions about pictures all come with the boxes
     warmup: int = 30
@@ -115,7 +115,7 @@ STAGES = (
         prompt="grounded",
     ),
     # Boxes that someone else told, earlier in the conversation or in the question, are read as well as written ones:
-    # first without pictures, where ten times as many fit into a step.
+    # first without pictures, where more of them fit into a step.
     Stage("converse", 100, 16, (2.5e-3, 2.5e-3), looks=False, reading=1.0, turned=0.5, prompt="grounded", turns=10),
     Stage(
         "tell",
@@ -131,7 +131,7 @@ STAGES = (
         turns=5,
         told=0.5,
     ),
-    # Meanwhile chains had lost a tenth of what they read right, and behind boxes in the other order their ends.
+    # Meanwhile chains had lost some of what they read, most of all their ends behind boxes in the other order.
     Stage(
         "recall",
         200,
@@ -171,6 +171,7 @@ STAGES = (
 SAVE_SECONDS = 90.0
 READING_ROWS = 16  # of a step without pictures
 TOLD_QUESTIONS = 4  # a picture, each asked twice
+VALIDATION_PICTURES = 48
 # Share of the weights from before it learned without looking, which forgets some of what was seen: the last ones are
 # averaged with them (arXiv 2109.01903).
 KEPT = 0.25
@@ -193,6 +194,7 @@ class Learner:
     seconds: float = 0.0
     begun_with: dict[str, Any] | None = None  # the record of the weights that it began with; None: with none
     kept: dict[str, Tensor] | None = None  # weights from before it learned without looking; None: not yet, or averaged
+    kept_share: float | None = None  # of those in the average; None: not averaged
 
 
 def new_learner(stages: tuple[Stage, ...], seed: int, device: str) -> Learner:
@@ -218,13 +220,14 @@ def begin_with(learner: Learner, weights: Path, stage: str, kept: Path) -> None:
     record, other = (json.loads((folder / "pretraining.json").read_text()) for folder in (weights, kept))
     learner.begun_with = {
         **{name: record[name] for name in ("sha256", "seconds", "versions", "begun_with") if record.get(name)},
+        "stage": stage,
         "kept_sha256": other["sha256"],
     }
 
 
 def _exported(learner: Learner, folder: Path) -> dict[str, Tensor]:
     model = type(learner.model).from_pretrained(folder, dtype=torch.float32)
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return {name: value.to(learner.model.device, copy=True) for name, value in model.state_dict().items()}
 
 
 # --- data
@@ -362,22 +365,24 @@ def _update(learner: Learner, rate: float, vision_rate: float) -> None:
 
 
 @torch.no_grad()
-def validate(learner: Learner, packer: Packer, pictures: int = 48) -> dict[str, float]:
+def validate(learner: Learner, packer: Packer) -> dict[str, float]:
     """How the averaged weights do on validation scenes, teacher-forced; shares of right answers, boxes as IoU."""
     with averaged(learner), mixed_precision(learner.model.device.type):
-        seen, read = _validate_pictures(learner, packer, pictures), _validate_reading(learner, packer)
+        seen, read = _validate_pictures(learner, packer), _validate_reading(learner, packer)
         return {**seen, **{f"read_{name}": value for name, value in read.items()}}
 
 
-def _validate_pictures(learner: Learner, packer: Packer, pictures: int) -> dict[str, float]:
+def _validate_pictures(learner: Learner, packer: Packer) -> dict[str, float]:
     device = learner.model.device.type
-    scenes = [make_scene(k, "validation") for k in range(pictures)]
+    scenes = [make_scene(k, "validation") for k in range(VALIDATION_PICTURES)]
     patches, targets = scene_tensors(scenes, device)
     features, tokens = BatchedVision(learner.model)(patches)
-    _, seen = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
-    plan = Stage("validate", 1, pictures, (0, 0), grounded=1.0, turned=0.5)
+    seen: dict[str, float] = {}
+    if learner.begun_with is None:  # else the heads have learned nothing
+        _, seen = learner.heads(features, tokens, targets, learner.model.get_input_embeddings().weight)
+    plan = Stage("validate", 1, VALIDATION_PICTURES, (0, 0), grounded=1.0, turned=0.5)
     found = {}
-    for row_of in (told_row, picture_row):
+    for row_of in (told_row, picture_row):  # the loss that is kept is that of the second
         rows = [row_of(packer, plan, scene, np.random.default_rng(k)) for k, scene in enumerate(scenes)]
         found |= _judge(learner, rows, tokens)
     return {**seen, **found}
@@ -440,7 +445,7 @@ def average_with_kept(learner: Learner) -> None:
     assert learner.kept is not None
     for name, value in learner.average.items():
         value.lerp_(learner.kept[name], KEPT)
-    learner.kept = None
+    learner.kept, learner.kept_share = None, KEPT
 
 
 @contextlib.contextmanager
@@ -457,7 +462,7 @@ def averaged(learner: Learner) -> Iterator[None]:
 # --- keeping
 
 
-_SAVED = ("average", "kept", "stage", "step", "updates", "seconds", "begun_with")
+_SAVED = ("average", "kept", "kept_share", "stage", "step", "updates", "seconds", "begun_with")
 
 
 def save_checkpoint(learner: Learner, folder: Path) -> None:
@@ -493,7 +498,7 @@ def export(learner: Learner, folder: Path) -> Path:
         "seconds": round(learner.seconds),
         "versions": {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")},
         "stages": [asdict(stage) for stage in learner.stages],
-        "kept": KEPT,
+        "kept_share": learner.kept_share,
         "begun_with": learner.begun_with,
     }
     (folder / "pretraining.json").write_text(json.dumps(record, indent=2) + "\n")
@@ -577,7 +582,7 @@ def main(arguments: Sequence[str] | None = None, stages: tuple[Stage, ...] = STA
     parser = argparse.ArgumentParser(prog="python -m grit_lite.tiny.pretrain", description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder for checkpoint, log and weights")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint, if there is one")
     parser.add_argument("--minutes", type=float, help="stop, with a checkpoint, after this long")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--weights", type=Path, help="begin with the weights of this folder; needs --begin-at")

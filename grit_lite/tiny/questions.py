@@ -165,6 +165,7 @@ def imagine_relation(rng: np.random.Generator, axis: int, usual: float = 0.5, fa
 def told_the_other_way(asked: Asked) -> Asked:
     """The same question where the box of the second object is written before that of the first: names decide."""
     half = len(asked.found) // 2
+    # "style" has no weight where such an answer is taught: only what follows from it is.
     found = tuple((text, "style") for text, _ in (*asked.found[half:], *asked.found[:half]))
     return replace(asked, found=found, boxes=asked.boxes[::-1], labels=asked.labels[::-1])
 
