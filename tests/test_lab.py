@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 
 from benchmarks.lab import ROOT, results, target, training, triplets
 from benchmarks.lab.__main__ import OUTPUT, main
-from benchmarks.lab.analysis import Results, Values, compare, where_samples_stop
+from benchmarks.lab.analysis import Interval, Results, Values, compare, where_samples_stop
 from benchmarks.lab.measuring import (
     HARDER_SPLITS,
     Outcome,
@@ -24,6 +24,7 @@ from benchmarks.lab.measuring import (
 from benchmarks.lab.one import identity
 from benchmarks.lab.study import DEFAULT, load_study
 from benchmarks.lab.tables import Tables
+from benchmarks.lab.wording import decimals
 from grit_lite.errors import DataError, RecipeError, UsageError
 from grit_lite.evaluate.statistics import share, wilson
 from grit_lite.judge import open_judge
@@ -526,6 +527,11 @@ def test_the_rough_model_stops_where_pull_and_hold_are_equal_or_nowhere(p0):
     assert pull(stop) == pytest.approx(hold(stop, 1.0), rel=1e-3)
     assert all(pull(p) > hold(p, 1.0) for p in np.linspace(p0 + 1e-3, stop - 1e-3, 50))
     assert where_samples_stop(p0, least * 1.001)[0] < 1 == where_samples_stop(p0, least * 0.999)[0]
+
+
+def test_the_interval_of_an_overlap_does_not_leave_what_an_overlap_can_be():
+    assert decimals(Interval(0.004, -0.003, 0.011, 9)) == "0.00 (0.00–0.01)"
+    assert decimals(Interval(0.98, 0.94, 1.02, 9)) == "0.98 (0.94–1.00)"
 
 
 def test_on_the_harder_splits_the_untrained_model_is_read_leniently():

@@ -201,7 +201,7 @@ def _counted(row: Row, measure: str, name: str) -> np.ndarray:
 
 
 def where_samples_stop(p0: float, beta: float) -> tuple[float, float]:
-    """Of the rough model of how often samples have the form, which `readings/beta.md.j2` explains.
+    """Where, by the rough model that `readings/beta.md.j2` explains, no more samples come to have the form.
 
     Args:
         p0: how often the untrained model writes it, between 0 and 1.

@@ -19,7 +19,8 @@ def percent(cell: Interval) -> str:
 
 
 def decimals(cell: Interval) -> str:
-    return f"{cell.value:.2f} ({cell.low:.2f}–{cell.high:.2f})"
+    """Of an overlap, which is nowhere below 0 or above 1, though an interval by Student's t may be."""
+    return f"{cell.value:.2f} ({max(0.0, cell.low):.2f}–{min(1.0, cell.high):.2f})"
 
 
 def points(cell: Interval) -> str:
