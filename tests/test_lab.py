@@ -495,6 +495,9 @@ def test_the_numbers_of_sentences_are_those_of_the_rows(made_up):
     found, n = Results(*results.read(folder)), 120
     tables, rows = Tables(found, load_study()), found.rows["beta/0"]
     rows[1]["outcomes"]["sampled/count"]["valid_format"] = pack_bits(np.arange(n) % 3 > 0)
+    for name in ("sampled/relation", "sampled/count"):
+        found.rows["untrained/grounded"][0]["outcomes"][name]["valid_format"] = pack_bits(np.arange(n) % 5 == 0)
+    assert tables.rough_model(1.0) == ("0.200", *(f"{number:.2f}" for number in where_samples_stop(0.2, 1.0)))
 
     def outcome(row, name, measure):
         return unpack_bits(row["outcomes"][name][measure], n)

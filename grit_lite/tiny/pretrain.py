@@ -96,6 +96,8 @@ LATE_QUESTIONS: tuple[Kind | Literal["where_all"], ...] = (
     "where_all",
     "relation",
 )
+_late = partial(Stage, batch=16, direct=LATE_QUESTIONS, grounded=2.0, turned=0.5, prompt="grounded")
+_last = partial(_late, rate=(1.5e-3, 2e-5), looks=False, filler=0.2, near=True)
 STAGES = (
     Stage("see", steps=420, batch=48, rate=(3e-3, 1e-3), talks=False),
     Stage("point", 250, 16, (2.5e-3, 2.5e-3), most_objects=2, full_scenes=0.3, grounded=0.5, reading=0.2, usual=0.85),
@@ -103,70 +105,15 @@ STAGES = (
     Stage("answer", 500, 16, (2.5e-3, 2.5e-3), reading=0.25, turned=0.3),
     Stage("settle", 900, 16, (2.5e-3, 2e-5), direct=LATE_QUESTIONS, grounded=2.0, reading=0.16, turned=0.4),
     # Until here a chain behind the GRIT prompt was read by which box comes first. From here on names decide.
-    Stage(
-        "name",
-        320,
-        16,
-        (1.2e-3, 2e-5),
-        direct=LATE_QUESTIONS,
-        grounded=2.0,
-        reading=0.45,
-        turned=0.5,
-        prompt="grounded",
-    ),
+    _late("name", 320, rate=(1.2e-3, 2e-5), reading=0.45),
     # Boxes that someone else told, earlier in the conversation or in the question, are read as well as written ones:
     # first without pictures, where more of them fit into a step.
     Stage("converse", 100, 16, (2.5e-3, 2.5e-3), looks=False, reading=1.0, turned=0.5, prompt="grounded", turns=10),
-    Stage(
-        "tell",
-        200,
-        16,
-        (2.5e-3, 2e-5),
-        looks=False,
-        direct=LATE_QUESTIONS,
-        grounded=2.0,
-        reading=0.4,
-        turned=0.5,
-        prompt="grounded",
-        turns=5,
-        told=0.5,
-    ),
+    _late("tell", 200, rate=(2.5e-3, 2e-5), looks=False, reading=0.4, turns=5, told=0.5),
     # Meanwhile chains had lost some of what they read, most of all their ends behind boxes in the other order.
-    Stage(
-        "recall",
-        200,
-        16,
-        (1.5e-3, 2e-5),
-        looks=False,
-        direct=LATE_QUESTIONS,
-        grounded=2.0,
-        reading=0.6,
-        turned=0.5,
-        prompt="grounded",
-        filler=0.2,
-        near=True,
-        chains=6,
-        turns=1,
-        told=0.4,
-    ),
+    _last("recall", 200, reading=0.6, chains=6, turns=1, told=0.4),
     # Of those three, six steps in ten had no picture: where things are and how many had become less certain.
-    Stage(
-        "blend",
-        300,
-        16,
-        (1.5e-3, 2e-5),
-        looks=False,
-        direct=LATE_QUESTIONS,
-        grounded=2.0,
-        reading=0.15,
-        turned=0.5,
-        prompt="grounded",
-        filler=0.2,
-        near=True,
-        chains=4,
-        turns=2,
-        told=0.15,
-    ),
+    _last("blend", 300, reading=0.15, chains=4, turns=2, told=0.15),
 )
 SAVE_SECONDS = 90.0
 READING_ROWS = 16  # of a step without pictures
